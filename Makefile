@@ -1,0 +1,38 @@
+# Everything sets up its own environment in .venv from Python 3.11+ alone.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: .venv/.ready-demo
+	$(BIN)/foretrain demo
+
+test: .venv/.ready-test
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready-lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "foretrain needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+
+.venv/.ready-demo: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing foretrain and what the demo needs into .venv (about a minute)"
+	$(PIP) -e ".[all]"
+	touch $@
+
+.venv/.ready-test: .venv/.ready-demo
+	$(PIP) -e ".[all,test]"
+	touch $@
+
+.venv/.ready-lint: .venv/.ready-demo
+	$(PIP) -e ".[all,test,lint]"
+	touch $@
+
+clean:
+	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,198 @@
+"""Input functions, output functions, and the points where both are known."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from foretrain._foundation import DataError
+
+Array = np.ndarray
+
+
+def _as_points(points: Any, count: int, name: str) -> Array:
+    """Points as a [count, dimension] array; the regular grid on [0, 1) when none were given."""
+    if points is None:
+        return (np.arange(count) / count)[:, None]
+    points = np.asarray(points, dtype=np.float64)
+    if points.ndim == 1:
+        points = points[:, None]
+    if points.ndim != 2 or points.shape[0] != count:
+        raise DataError(
+            f"{name}: expected {count} points, one for each column, came an array of shape {points.shape}; "
+            f"give an array of shape [{count}, dimension]"
+        )
+    return points
+
+
+def _as_functions(values: Any, name: str) -> Array:
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiub":
+        raise DataError(f"{name}: expected real numbers, came values of type {values.dtype}; convert them to floats")
+    values = values.astype(np.float64)
+    if values.ndim < 2:
+        raise DataError(
+            f"{name}: expected one row for each function, [functions, points], came an array of shape {values.shape}; "
+            "add the missing axis"
+        )
+    return values.reshape(values.shape[0], -1)
+
+
+def _check_finite(values: Array, name: str) -> None:
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        raise DataError(
+            f"{name}: expected finite numbers, came {len(bad)} that are NaN or infinite, the first in row {bad[0][0]}, "
+            f"column {bad[0][1]}; remove or repair those functions"
+        )
+
+
+def _check_distinct(inputs: Array) -> None:
+    """Equal input functions make the tangent kernel singular, so they are refused with the pair named."""
+    _, first, inverse = np.unique(inputs, axis=0, return_index=True, return_inverse=True)
+    repeated = np.flatnonzero(first[inverse.reshape(-1)] != np.arange(len(inputs)))
+    if len(repeated):
+        row = int(repeated[0])
+        raise DataError(
+            f"inputs: expected distinct functions, came {len(repeated)} repeated, the first pair in rows "
+            f"{int(first[inverse.reshape(-1)[row]])} and {row}; keep one of each"
+        )
+
+
+@dataclass(frozen=True)
+class OperatorDataset:
+    """Pairs of functions (u_i, s_i = G(u_i)) measured at fixed points.
+
+    **Assumption:** aligned data, every function is measured at the same points.
+
+    Arguments:
+        inputs: values of the input functions at the sensor points, [functions, sensors]; further axes (a grid in two
+            dimensions) are flattened row by row.
+        outputs: values of the output functions at the query points, [functions, query points].
+        sensor_points: coordinates of the sensors, [sensors, dimension]; by default the regular grid on [0, 1).
+        query_points: coordinates of the query points, [query points, dimension]; by default likewise.
+        name, description: for tables and reports.
+
+    Raises:
+        DataError: shapes that do not belong together, values that are not finite, fewer than two functions,
+            repeated input functions, or outputs that are all equal.
+    """
+
+    inputs: Float[Array, "functions sensors"]
+    outputs: Float[Array, "functions queries"]
+    sensor_points: Float[Array, "sensors input_dimension"] = None  # type: ignore[assignment]
+    query_points: Float[Array, "queries output_dimension"] = None  # type: ignore[assignment]
+    name: str = "data"
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        inputs, outputs = _as_functions(self.inputs, "inputs"), _as_functions(self.outputs, "outputs")
+        if len(inputs) != len(outputs):
+            raise DataError(
+                f"expected as many output functions as input functions, came {len(inputs)} inputs and "
+                f"{len(outputs)} outputs; the first axis of both must number the functions"
+            )
+        if len(inputs) < 2:
+            raise DataError(f"expected at least 2 functions to learn from, came {len(inputs)}; add samples")
+        if inputs.shape[1] == 0 or outputs.shape[1] == 0:
+            raise DataError("expected at least one sensor and one query point, came none; check the arrays' last axis")
+        _check_finite(inputs, "inputs")
+        _check_finite(outputs, "outputs")
+        _check_distinct(inputs)
+        if np.ptp(outputs) == 0:
+            raise DataError(
+                f"outputs: expected functions that differ, came the constant {outputs.flat[0]:g} everywhere; "
+                "there is nothing to learn"
+            )
+        sensor_points = _as_points(self.sensor_points, inputs.shape[1], "sensor_points")
+        query_points = _as_points(self.query_points, outputs.shape[1], "query_points")
+        _check_finite(sensor_points, "sensor_points")
+        _check_finite(query_points, "query_points")
+        for attribute, value in (
+            ("inputs", inputs),
+            ("outputs", outputs),
+            ("sensor_points", sensor_points),
+            ("query_points", query_points),
+        ):
+            value = np.ascontiguousarray(value)
+            value.setflags(write=False)
+            object.__setattr__(self, attribute, value)
+        object.__setattr__(self, "description", MappingProxyType(dict(self.description)))
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __repr__(self) -> str:
+        return (
+            f"OperatorDataset({self.name!r}: {len(self)} functions, {self.inputs.shape[1]} sensors, "
+            f"{self.outputs.shape[1]} query points)"
+        )
+
+    def take(self, rows: Any) -> "OperatorDataset":
+        """The functions with the given row numbers, in that order."""
+        return OperatorDataset(
+            self.inputs[rows],
+            self.outputs[rows],
+            self.sensor_points,
+            self.query_points,
+            self.name,
+            self.description,
+        )
+
+    def split(self, test: int | float, key: int = 0) -> tuple["OperatorDataset", "OperatorDataset"]:
+        """Two disjoint datasets: (the rest, `test` functions drawn at random).
+
+        Arguments:
+            test: how many functions to hold out, or the fraction of them.
+            key: seed of the draw; the same key gives the same split.
+
+        Raises:
+            DataError: if fewer than two functions would be left on either side.
+        """
+        count = round(test * len(self)) if isinstance(test, float) else int(test)
+        if not 2 <= count <= len(self) - 2:
+            raise DataError(
+                f"expected to hold out between 2 and {len(self) - 2} of {len(self)} functions, came {test}; "
+                "leave at least two on either side"
+            )
+        order = np.random.default_rng(key).permutation(len(self))
+        return self.take(np.sort(order[:-count])), self.take(np.sort(order[-count:]))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the values and the points: two datasets with the same fingerprint are the same data."""
+        digest = hashlib.sha256()
+        for array in (self.inputs, self.outputs, self.sensor_points, self.query_points):
+            digest.update(repr(array.shape).encode())
+            digest.update(array.tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+    def save(self, path: Any) -> None:
+        """Writes the dataset as a compressed npz file that `foretrain.load` reads back."""
+        from foretrain.data._npz import save_dataset
+
+        save_dataset(self, path)
+
+
+def mean_relative_error(
+    prediction: Float[Array, "functions points"], truth: Float[Array, "functions points"]
+) -> float:
+    """Mean over functions of the relative L2 error, |prediction_i - truth_i| / |truth_i|.
+
+    Functions that vanish identically are measured against the root mean square of all of them.
+    """
+    return float(np.mean(relative_errors(prediction, truth)))
+
+
+def relative_errors(
+    prediction: Float[Array, "functions points"], truth: Float[Array, "functions points"]
+) -> Float[Array, " functions"]:
+    """The relative L2 error of each function, |prediction_i - truth_i| / |truth_i|."""
+    prediction, truth = np.asarray(prediction, np.float64), np.asarray(truth, np.float64)
+    size = np.linalg.norm(truth, axis=1)
+    size = np.where(size > 0, size, np.sqrt(np.mean(size**2)))
+    return np.linalg.norm(prediction - truth, axis=1) / size

@@ -1,0 +1,69 @@
+"""The Fourier table as a graph constant: computed from wave numbers where the grid is regular, else stored."""
+
+from itertools import product
+
+import numpy as np
+
+from foretrain.deployment._builder import GraphBuilder
+
+Array = np.ndarray
+
+
+def fourier_table(builder: GraphBuilder, table: Array) -> tuple[str, str]:
+    """Values cos 2 pi k x and sin 2 pi k x, [points, modes] each, from a table of both, [points, 2 modes].
+
+    On a regular grid only the wave numbers and the grid's axes are stored, and runtimes compute the table once when
+    they load the file:
+
+        angle = 2 pi (t / n - round(t / n)),   t = sum_axes (n / n_axis) j_axis k_axis,
+
+    in whole numbers up to the last step, so that no precision is lost for large k.
+    """
+    table = np.asarray(table, np.float64)
+    found = _wave_numbers(table)
+    if found is None:
+        count = table.shape[1] // 2
+        return builder.weight("cosine", table[:, :count]), builder.weight("sine", table[:, count:])
+    shape, waves = found
+    points = builder.constant("points", len(table))
+    turns = _turns(builder, shape, waves)
+    whole = builder.node("Mul", builder.node("Round", builder.node("Div", turns, points)), points)
+    unit = builder.constant("angle", 2 * np.pi / len(table))
+    angle = builder.node("Mul", builder.node("Sub", turns, whole), unit)
+    return builder.node("Cos", angle), builder.node("Sin", angle)
+
+
+def _turns(builder: GraphBuilder, shape: tuple[int, ...], waves: Array) -> str:
+    """t = sum over axes of (n / n_axis) j_axis k_axis, [points, modes]."""
+    points, total = int(np.prod(shape)), ""
+    for axis, size in enumerate(shape):
+        # [1, .., n_axis, .., 1, 1] times [modes]
+        positions = np.arange(size).reshape([-1 if other == axis else 1 for other in range(len(shape))] + [1])
+        grid = builder.constant(f"grid_{axis}", positions)
+        wave = builder.constant(f"waves_{axis}", waves[axis] * (points // size))
+        turns = builder.node("Mul", grid, wave)
+        total = builder.node("Add", total, turns) if total else turns
+    if len(shape) == 1:
+        return total
+    return builder.node("Reshape", total, builder.constant("table_shape", [points, waves.shape[1]], np.int64))
+
+
+def _wave_numbers(table: Array) -> tuple[tuple[int, ...], Array] | None:
+    """(grid shape, wave numbers [axes, modes]) such that the table is theirs, or None if there are none."""
+    points, count = table.shape[0], table.shape[1] // 2
+    angles = np.arctan2(table[:, count:], table[:, :count]) / (2 * np.pi)
+    for shape in _shapes(points):
+        strides = [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
+        waves = np.stack([np.round(angles[s] * n) for s, n in zip(strides, shape, strict=True)])
+        grid = np.indices(shape).reshape(len(shape), -1) / np.asarray(shape)[:, None]
+        angle = 2 * np.pi * grid.T @ waves
+        if np.allclose(np.concatenate([np.cos(angle), np.sin(angle)], axis=1), table, atol=1e-5):
+            return shape, waves
+    return None
+
+
+def _shapes(points: int) -> list[tuple[int, ...]]:
+    """Grids of one to three axes, of at least two points each, with that many points."""
+    sides = [side for side in range(2, points + 1) if points % side == 0]
+    shapes = [shape for axes in (1, 2, 3) for shape in product(sides, repeat=axes)]
+    return [shape for shape in shapes if np.prod(shape) == points]

@@ -1,0 +1,19 @@
+"""What is trained: one file for each model."""
+
+from foretrain.models._activations import ACTIVATION_FUNCTIONS, activation_function
+from foretrain.models._component_network import ComponentNetwork, ComponentOperator
+from foretrain.models._shallow_fourier import ShallowFourierNetwork, ShallowFourierOperator
+from foretrain.models._shallow_operator import ShallowOperator, ShallowOperatorNetwork
+from foretrain.models._step_network import StepNetwork
+
+__all__ = [
+    "ACTIVATION_FUNCTIONS",
+    "ComponentNetwork",
+    "ComponentOperator",
+    "ShallowFourierNetwork",
+    "ShallowFourierOperator",
+    "ShallowOperator",
+    "ShallowOperatorNetwork",
+    "StepNetwork",
+    "activation_function",
+]

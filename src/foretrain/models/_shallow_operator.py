@@ -1,0 +1,123 @@
+"""The wide shallow neural operator whose training the theory forecasts."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from foretrain._foundation import ForetrainError
+from foretrain.data import Embedding, OperatorDataset, OutputScale, choose_embedding
+from foretrain.models._activations import activation_function
+
+
+@dataclass(frozen=True)
+class ShallowOperator:
+    """A shallow neural operator, before its weights are drawn.
+
+        G(u)(y) = 1/sqrt(m) sum_{r<=m} [ 1/sqrt(p) sum_{k<=p} a_rk sigma(b_rk . u) ] sigma(t_r . y)
+
+    with u and y embedded (see `foretrain.data.Embedding`), branch weights b and trunk weights t standard normal and
+    outer weights a = +-1. In the *block* form every r has branch neurons of its own; in the *shared* form b_rk = b_k.
+    Both have the same tangent kernel as m grows; at equal cost the block form is the more predictable.
+
+    Arguments:
+        width: m, the number of trunk neurons.
+        branch_width: p, branch neurons for each of them (block) or for all (shared).
+        activation: sigma, by name.
+        form: "block" or "shared".
+        train_outer: whether a is trained too.
+        antisymmetric: draw neurons in pairs of opposite sign, so that the initial operator is exactly zero.
+        embedding: scaling of inputs and coordinates; by default chosen from the data.
+
+    Raises:
+        ForetrainError: widths below one, an odd width with antisymmetric drawing, an unknown form or activation.
+
+    Source: Xu, Li, Huang, arXiv 2412.05545 (block form, a frozen).
+    """
+
+    width: int
+    branch_width: int
+    activation: str = "relu"
+    form: Literal["block", "shared"] = "block"
+    train_outer: bool = False
+    antisymmetric: bool = False
+    embedding: Embedding | None = None
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.branch_width < 1:
+            raise ForetrainError(f"expected widths of at least 1, came {self.width} and {self.branch_width}")
+        if self.form not in ("block", "shared"):
+            raise ForetrainError(f"expected the form 'block' or 'shared', came {self.form!r}")
+        if self.antisymmetric and self.width % 2:
+            raise ForetrainError(f"expected an even width for antisymmetric drawing, came {self.width}")
+        activation_function(self.activation)
+
+    def embedding_for(self, data: OperatorDataset) -> Embedding:
+        """The embedding this model uses on the data."""
+        return self.embedding if self.embedding is not None else choose_embedding(data)
+
+    def initialise(self, data: OperatorDataset, key: PRNGKeyArray) -> "ShallowOperatorNetwork":
+        """Draws the weights; the same key gives the same network."""
+        embedding = self.embedding_for(data)
+        inputs = embedding.inputs(data.inputs[:1]).shape[1]
+        coordinates = embedding.points(data.query_points[:1]).shape[1]
+        drawn = self.width // 2 if self.antisymmetric else self.width
+        trunk_key, branch_key, outer_key = jax.random.split(key, 3)
+        branch_shape = (drawn, self.branch_width, inputs) if self.form == "block" else (self.branch_width, inputs)
+        trunk = jax.random.normal(trunk_key, (drawn, coordinates))
+        branch = jax.random.normal(branch_key, branch_shape)
+        outer = jax.random.rademacher(outer_key, (drawn, self.branch_width), trunk.dtype)
+        if self.antisymmetric:
+            trunk, outer = jnp.concatenate([trunk, trunk]), jnp.concatenate([outer, -outer])
+            branch = jnp.concatenate([branch, branch]) if self.form == "block" else branch
+        return ShallowOperatorNetwork(
+            trunk, branch, outer, self.activation, embedding, OutputScale.of(data.outputs), self.train_outer
+        )
+
+    def parameter_count(self, data: OperatorDataset) -> int:
+        """How many numbers the drawn network holds, the frozen outer weights included."""
+        network = jax.eval_shape(lambda key: self.initialise(data, key), jax.random.key(0))
+        return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_array_like)))
+
+
+class ShallowOperatorNetwork(eqx.Module):
+    """A shallow neural operator with drawn weights: `network(inputs, points)` in physical units."""
+
+    trunk: Float[Array, "width coordinates"]
+    branch: Float[Array, "*width branch_width inputs"]
+    outer: Float[Array, "width branch_width"]
+    activation: str = eqx.field(static=True)
+    embedding: Embedding = eqx.field(static=True)
+    scale: OutputScale = eqx.field(static=True)
+    train_outer: bool = eqx.field(static=True, default=False)
+
+    def __call__(
+        self, inputs: Float[Array, "functions sensors"], points: Float[Array, "points dimension"]
+    ) -> Float[Array, "functions points"]:
+        """The operator's values in physical units."""
+        normalised = self.normalised(self.embedding.inputs(inputs), self.embedding.points(points))
+        return normalised * self.scale.scale + self.scale.offset
+
+    def normalised(
+        self, inputs: Float[Array, "functions inputs"], points: Float[Array, "points coordinates"]
+    ) -> Float[Array, "functions points"]:
+        """The operator of the equation: embedded inputs and points to normalised outputs."""
+        sigma = activation_function(self.activation)
+        width, branch_width = self.outer.shape
+        trunk = sigma(jnp.asarray(points) @ self.trunk.T)
+        neurons = sigma(jnp.asarray(inputs) @ self.branch.reshape(-1, self.branch.shape[-1]).T)
+        if self.branch.ndim == 3:
+            branch = jnp.sum(neurons.reshape(-1, width, branch_width) * self.outer, axis=-1)
+        else:
+            branch = neurons @ self.outer.T
+        return (branch / branch_width**0.5) @ (trunk.T / width**0.5)
+
+    def trained(self) -> "ShallowOperatorNetwork":
+        """The same tree with True at the weights that training moves (a filter for `equinox.partition`)."""
+        nothing = jax.tree.map(lambda _: False, self)
+        return eqx.tree_at(
+            lambda network: (network.trunk, network.branch, network.outer), nothing, (True, True, self.train_outer)
+        )

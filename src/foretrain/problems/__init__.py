@@ -1,0 +1,7 @@
+"""One file per equation: parameters, a trusted solver, a dataset of any size."""
+
+from foretrain.problems._antiderivative import antiderivative
+from foretrain.problems._burgers import burgers
+from foretrain.problems._steps import PUBLISHED_STEPS, PiecewiseConstant, random_steps
+
+__all__ = ["PUBLISHED_STEPS", "PiecewiseConstant", "antiderivative", "burgers", "random_steps"]

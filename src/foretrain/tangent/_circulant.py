@@ -1,0 +1,198 @@
+"""The block-circulant kernel of translation-equivariant operators: one small problem for each frequency."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Complex, Float
+
+from foretrain._foundation import Progress, double_precision, ignore_progress
+from foretrain.tangent._factor import cholesky
+from foretrain.tangent._grid import Solution
+from foretrain.tangent._krylov import EigenPair, largest_eigenvalue
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class CirculantKernel:
+    """A kernel on functions x periodic grid points that depends on the points through their difference only.
+
+        Theta((i, y), (j, y')) = kappa_ij(y - y')
+
+    The discrete Fourier transform over the grid turns it into one Hermitian matrix [functions, functions] for each
+    frequency. If the operator also commutes with the reflection (R u)(x) = s u(-x), s = +-1, acting on inputs and
+    outputs alike, the kernel averaged over it adds a term in y + y',
+
+        1/2 [ kappa_ij(y - y') + s kappa_{i,Rj}(y + y') ],
+
+    which maps frequency w to -w: a real symmetric problem of twice the size for each pair of frequencies. Memory is
+    frequencies x functions^2 complex numbers, twice that with a reflection; nothing has (functions x points)^2 entries.
+
+    **Assumption:** kappa_ij(s) = kappa_ji(-s), positive definite; with a reflection also kappa_{Ri,Rj}(s) = kappa_ij(-s).
+
+    Attributes:
+        blocks: transforms of kappa over the grid (numpy.fft.rfftn), [frequencies, functions, functions].
+        grid_shape: points along each axis.
+        reflected: the same transforms of kappa_{i,Rj}, or None.
+        sign: s.
+        ridge: sigma^2 of an isotropic ridge sigma^2 I added to the kernel.
+    """
+
+    blocks: Complex[Array, "frequencies functions functions"]
+    grid_shape: tuple[int, ...]
+    reflected: Complex[Array, "frequencies functions functions"] | None = None
+    sign: int = 1
+    ridge: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(functions, points)."""
+        return self.blocks.shape[1], int(np.prod(self.grid_shape))
+
+    def transform(self, values: Float[Array, "functions points"]) -> Complex[Array, "frequencies functions"]:
+        """Real Fourier transform over the grid."""
+        return transform(values, self.grid_shape)
+
+    def inverse_transform(self, spectrum: Complex[Array, "frequencies functions"]) -> Float[Array, "functions points"]:
+        """The inverse of `transform`."""
+        return inverse_transform(spectrum, self.grid_shape)
+
+    @double_precision
+    def apply(self, residual: Float[Array, "functions points"]) -> Float[Array, "functions points"]:
+        """Theta applied to a residual, the ridge included."""
+        spectrum = self.transform(residual)
+        image = apply_blocks(self.blocks, self.reflected, self.sign, spectrum)
+        return self.inverse_transform(image) + self.ridge * np.asarray(residual)
+
+    def solve(self, residual: Float[Array, "functions points"]) -> Float[Array, "functions points"]:
+        """alpha with Theta alpha = residual; `solve_with_report` also says how well it holds."""
+        return self.solve_with_report(residual).value
+
+    @double_precision
+    def solve_with_report(
+        self, residual: Float[Array, "functions points"], progress: Progress = ignore_progress
+    ) -> Solution:
+        """Solves Theta alpha = R exactly, one Cholesky factor for each frequency.
+
+        The relative residual is that of the kernel before any jitter; the jitter reported is the largest one needed.
+        """
+        right = self.transform(residual)
+        solved = np.empty_like(right)
+        jitter = 0.0
+        for frequency, matrix in self._real_or_hermitian():
+            progress("solving frequency by frequency", frequency, len(self.blocks))
+            factor = cholesky(matrix, f"frequency {frequency}")
+            jitter = max(jitter, factor.jitter)
+            packed = self._pack(right[frequency], len(matrix))
+            solved[frequency] = self._unpack(np.asarray(_triangular_solve(factor.lower, jnp.asarray(packed))))
+        value = self.inverse_transform(solved)
+        mismatch = np.linalg.norm(self.apply(value) - residual) / np.linalg.norm(residual)
+        return Solution(value, float(mismatch), (jitter, 0.0))
+
+    @double_precision
+    def logdet(self) -> float:
+        """log det Theta, frequency by frequency."""
+        total = 0.0
+        multiplicity = frequency_multiplicity(self.grid_shape)
+        for frequency, matrix in self._real_or_hermitian():
+            factor = cholesky(matrix, f"frequency {frequency}")
+            value = 2 * float(jnp.sum(jnp.log(jnp.real(jnp.diagonal(factor.lower)))))
+            # A packed real matrix of twice the size already counts the frequency and its negative.
+            packed = len(matrix) == 2 * self.shape[0]
+            total += value * (multiplicity[frequency] / 2 if packed else multiplicity[frequency])
+        return total
+
+    def eigenvalue_max(self, tolerance: float = 1e-8) -> float:
+        """The largest eigenvalue, by Lanczos, to a relative residual of `tolerance`."""
+        return self.eigenpair_max(tolerance).value
+
+    def eigenpair_max(self, tolerance: float = 1e-8) -> EigenPair:
+        """The largest eigenvalue with its eigenvector [functions, points] and residual."""
+        return largest_eigenvalue(self.apply, self.shape, jax.random.key(0), tolerance=tolerance)
+
+    @double_precision
+    def eigenvalue_min(self) -> float:
+        """The smallest eigenvalue: the least over the frequencies' own matrices."""
+        return min(float(jnp.linalg.eigvalsh(matrix)[0]) for _, matrix in self._real_or_hermitian())
+
+    def _real_or_hermitian(self) -> Iterator[tuple[int, jax.Array]]:
+        """The matrix to factorise at each frequency: Hermitian, or real when a reflection couples w with -w."""
+        functions = self.shape[0]
+        unpaired = self_conjugate_frequencies(self.grid_shape)
+        for frequency, block in enumerate(self.blocks):
+            if self.reflected is None:
+                yield frequency, jnp.asarray(block) + self.ridge * jnp.eye(functions)
+                continue
+            mirror = self.sign * self.reflected[frequency]
+            upper = (block.real + mirror.real) / 2
+            if unpaired[frequency]:
+                yield frequency, jnp.asarray(upper) + self.ridge * jnp.eye(functions)
+                continue
+            mixed = (block.imag + mirror.imag) / 2
+            matrix = np.block([[upper, mixed.T], [mixed, (block.real - mirror.real) / 2]])
+            yield frequency, jnp.asarray(matrix) + self.ridge * jnp.eye(2 * functions)
+
+    def _pack(self, spectrum: Array, size: int) -> Array:
+        if self.reflected is None:
+            return spectrum
+        return np.concatenate([spectrum.real, spectrum.imag]) if size == 2 * len(spectrum) else spectrum.real
+
+    def _unpack(self, packed: Array) -> Array:
+        functions = self.shape[0]
+        return packed[:functions] + 1j * packed[functions:] if len(packed) == 2 * functions else packed
+
+
+def frequency_multiplicity(grid_shape: tuple[int, ...]) -> Float[Array, " frequencies"]:
+    """How many of the full grid's frequencies each of the half spectrum stands for: itself, or its negative too."""
+    half = grid_shape[-1] // 2 + 1
+    last = np.full(half, 2.0)
+    last[0] = 1.0
+    if grid_shape[-1] % 2 == 0:
+        last[-1] = 1.0
+    return np.broadcast_to(last, (*grid_shape[:-1], half)).reshape(-1)
+
+
+def self_conjugate_frequencies(grid_shape: tuple[int, ...]) -> Bool[Array, " frequencies"]:
+    """Which frequencies equal their own negative on the grid, so that real functions have real coefficients there."""
+    index = np.indices((*grid_shape[:-1], grid_shape[-1] // 2 + 1)).reshape(len(grid_shape), -1).T
+    return np.all((2 * index) % np.asarray(grid_shape) == 0, axis=1)
+
+
+@jax.jit
+def _triangular_solve(lower: jax.Array, right: jax.Array) -> jax.Array:
+    return jax.scipy.linalg.cho_solve((lower, True), right)
+
+
+def apply_blocks(
+    blocks: Complex[Array, "frequencies rows columns"],
+    reflected: Complex[Array, "frequencies rows columns"] | None,
+    sign: int,
+    spectrum: Complex[Array, "frequencies columns"],
+) -> Complex[Array, "frequencies rows"]:
+    """One product for each frequency: T a, or (T a + s S conj(a)) / 2 when averaged over a reflection."""
+    direct = np.matmul(blocks, spectrum[..., None])[..., 0]
+    if reflected is None:
+        return direct
+    return (direct + sign * np.matmul(reflected, np.conj(spectrum)[..., None])[..., 0]) / 2
+
+
+def transform(
+    values: Float[Array, "functions points"], grid_shape: tuple[int, ...]
+) -> Complex[Array, "frequencies functions"]:
+    """Real Fourier transform over the grid, frequencies first."""
+    functions = np.asarray(values, np.float64).reshape(len(values), *grid_shape)
+    spectrum = np.fft.rfftn(functions, axes=range(1, functions.ndim))
+    return np.ascontiguousarray(spectrum.reshape(len(values), -1).T)
+
+
+def inverse_transform(
+    spectrum: Complex[Array, "frequencies functions"], grid_shape: tuple[int, ...]
+) -> Float[Array, "functions points"]:
+    """The inverse of `transform`."""
+    half = (*grid_shape[:-1], grid_shape[-1] // 2 + 1)
+    stacked = spectrum.T.reshape(-1, *half)
+    functions = np.fft.irfftn(stacked, s=grid_shape, axes=range(1, stacked.ndim))
+    return functions.reshape(len(functions), -1)

@@ -1,0 +1,182 @@
+"""Closed-form operators with given hyper-parameters: solve once, predict anywhere."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from foretrain._foundation import ForetrainError, Progress, ignore_progress
+from foretrain.data import OperatorDataset, OutputScale, choose_embedding
+from foretrain.tangent._branch_trunk_kernel import BranchTrunkKernel
+from foretrain.tangent._circulant import apply_blocks, inverse_transform, transform
+from foretrain.tangent._fourier_kernel import FilteredFunctions, FourierKernel, FourierSettings
+from foretrain.tangent._grid import GridKernel
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class BranchTrunkSettings:
+    """What decides how the branch-trunk form generalises.
+
+    Attributes:
+        activation: of the branch; trunk_activation: of the trunk.
+        input_norm: root-mean-square length of the scaled input vector, beside the constant 1.
+        point_scale: factor on the embedded coordinates.
+        outer_rate: step size of the outer weights relative to the inner ones (0: frozen).
+        ridge: relative ridge on the diagonals of the kernel's factors.
+    """
+
+    activation: str = "relu"
+    trunk_activation: str = "relu"
+    input_norm: float = 1.0
+    point_scale: float = 1.0
+    outer_rate: float = 0.0
+    ridge: float = 0.0
+
+
+Settings = BranchTrunkSettings | FourierSettings
+
+
+class ClosedFormSolution(Protocol):
+    """A solved kernel system that predicts."""
+
+    relative_residual: float
+    jitter: tuple[float, float]
+
+    def predict(self, inputs: Array, points: Array | None, progress: Progress = ignore_progress) -> Array: ...
+
+    def std(self, inputs: Array, points: Array | None) -> Array: ...
+
+
+@dataclass(frozen=True)
+class BranchTrunkSolution:
+    """G(u)(y) = K(u, U) alpha B1(y, Y)^T + D(u, U) alpha B2(y, Y)^T with alpha = Theta^{-1} Z."""
+
+    kernel: BranchTrunkKernel
+    gram: GridKernel
+    coefficients: Float[Array, "functions points"]
+    train: OperatorDataset
+    scale: OutputScale
+    relative_residual: float
+    jitter: tuple[float, float]
+
+    @classmethod
+    def solve(cls, train: OperatorDataset, settings: BranchTrunkSettings, scale: OutputScale) -> "BranchTrunkSolution":
+        """Solves on all training functions."""
+        kernel = branch_trunk_kernel(train, settings)
+        gram = kernel.gram(train.inputs, train.query_points)
+        solution = gram.solve_with_report(scale.normalise(train.outputs))
+        return cls(kernel, gram, solution.value, train, scale, solution.relative_residual, solution.jitter)
+
+    def predict(self, inputs: Array, points: Array | None, progress: Progress = ignore_progress) -> Array:
+        """Values in physical units at any query points."""
+        points = self.train.query_points if points is None else points
+        first, second = self.kernel.between(inputs, points, self.train.inputs, self.train.query_points)
+        normalised = first.functions @ (self.coefficients @ first.points.T)
+        normalised += second.functions @ (self.coefficients @ second.points.T)
+        return self.scale.restore(normalised)
+
+    def std(self, inputs: Array, points: Array | None) -> Array:
+        """Posterior standard deviation in physical units, amplitude by maximum marginal likelihood."""
+        points = self.train.query_points if points is None else points
+        cross = self.kernel.between(inputs, points, self.train.inputs, self.train.query_points)
+        own = self.kernel.between(inputs, points, inputs, points)
+        prior = sum(np.outer(np.diagonal(term.functions), np.diagonal(term.points)) for term in own)
+        target = self.scale.normalise(self.train.outputs)
+        amplitude = float(np.sum(target * self.coefficients)) / target.size
+        explained = self.gram.explained_variance(cross)
+        return self.scale.scale * np.sqrt(amplitude * np.maximum(prior - explained, 0))
+
+
+def branch_trunk_kernel(train: OperatorDataset, settings: BranchTrunkSettings) -> BranchTrunkKernel:
+    """The kernel those settings mean on that data."""
+    return BranchTrunkKernel(
+        choose_embedding(train, settings.input_norm, settings.point_scale),
+        settings.activation,
+        settings.trunk_activation,
+        outer_rate=settings.outer_rate,
+        ridge=settings.ridge,
+    )
+
+
+@dataclass(frozen=True)
+class FourierSolution:
+    """G(u)(y) = sum_j sum_y' kappa_{u,j}(y - y') alpha_j(y'), frequency by frequency."""
+
+    kernel: FourierKernel
+    functions: FilteredFunctions
+    coefficients: Float[Array, "frequencies functions"]
+    train: OperatorDataset
+    scale: OutputScale
+    relative_residual: float
+    jitter: tuple[float, float]
+
+    @classmethod
+    def solve(
+        cls,
+        train: OperatorDataset,
+        settings: FourierSettings,
+        scale: OutputScale,
+        grid_shape: tuple[int, ...],
+        progress: Progress = ignore_progress,
+    ) -> "FourierSolution":
+        """Solves on all training functions."""
+        kernel = FourierKernel.for_inputs(settings, train.inputs, grid_shape)
+        functions = kernel.filter(train.inputs)
+        solution = kernel.gram(functions, progress).solve_with_report(scale.normalise(train.outputs), progress)
+        coefficients = transform(solution.value, grid_shape)
+        return cls(kernel, functions, coefficients, train, scale, solution.relative_residual, solution.jitter)
+
+    def predict(self, inputs: Array, points: Array | None, progress: Progress = ignore_progress) -> Array:
+        """Values in physical units; off the grid by translating the input, which an equivariant operator allows."""
+        grid = self.train.query_points
+        if points is None or (points.shape == grid.shape and np.allclose(points, grid)):
+            return self._on_grid(inputs, progress)
+        lower, spacing, shape = grid.min(axis=0), self._spacing, np.asarray(self.kernel.grid_shape)
+        position = (points - lower) / spacing
+        index = np.floor(position + 1e-9).astype(int)
+        offsets = np.round(position - index, 9)
+        values = np.empty((len(inputs), len(points)))
+        for offset in np.unique(offsets, axis=0):
+            chosen = np.flatnonzero(np.all(offsets == offset, axis=1))
+            shifted = self._on_grid(translate(inputs, self.kernel.grid_shape, offset), progress)
+            values[:, chosen] = shifted[:, np.ravel_multi_index(tuple((index[chosen] % shape).T), tuple(shape))]
+        return values
+
+    def std(self, inputs: Array, points: Array | None) -> Array:
+        raise ForetrainError("std: expected the branch-trunk form, came the Fourier form; fit with form='branch-trunk'")
+
+    @property
+    def _spacing(self) -> Array:
+        grid = self.train.query_points
+        return (grid.max(axis=0) - grid.min(axis=0)) / (np.asarray(self.kernel.grid_shape) - 1)
+
+    def _on_grid(self, inputs: Array, progress: Progress) -> Array:
+        functions = self.kernel.filter(inputs)
+        sign = self.kernel.settings.reflection
+        total = np.zeros((len(self.coefficients), len(inputs)), dtype=complex)
+
+        def add(rows: slice, columns: slice, tile: Array) -> None:
+            total[:, rows] += apply_blocks(tile, None, 1, self.coefficients[:, columns])
+
+        def add_reflected(rows: slice, columns: slice, tile: Array) -> None:
+            total[:, rows] += sign * apply_blocks(tile, None, 1, np.conj(self.coefficients[:, columns]))
+
+        self.kernel.between(functions, self.functions, add, progress=progress)
+        if sign:
+            self.kernel.between(functions, self.functions.reflected(sign), add_reflected, progress=progress)
+            total /= 2
+        return self.scale.restore(inverse_transform(total, self.kernel.grid_shape))
+
+
+def translate(
+    inputs: Float[Array, "functions points"], grid_shape: tuple[int, ...], offset: Float[Array, " dimension"]
+) -> Float[Array, "functions points"]:
+    """u(x) -> u(x + offset), offset in grid spacings, by trigonometric interpolation."""
+    spectrum = transform(inputs, grid_shape)
+    frequencies = [np.fft.fftfreq(size) for size in grid_shape[:-1]] + [np.fft.rfftfreq(grid_shape[-1])]
+    mesh = np.meshgrid(*frequencies, indexing="ij")
+    phase = sum(axis * shift for axis, shift in zip(mesh, offset, strict=True))
+    return inverse_transform(spectrum * np.exp(2j * np.pi * np.asarray(phase).reshape(-1, 1)), grid_shape)

@@ -1,0 +1,148 @@
+"""The tangent kernel of a network with drawn weights, applied without ever being formed."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from foretrain._foundation import ForetrainError
+from foretrain.data import OperatorDataset, OutputScale
+from foretrain.tangent._krylov import EigenPair, largest_eigenvalue
+
+Array = np.ndarray
+CHUNK_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class EmpiricalKernel:
+    """Theta = J S J^T, J the Jacobian of the network's outputs in its trained weights, S the relative step sizes.
+
+        Theta R = sum over chunks of functions:   jvp( S sum_chunks vjp(R) )
+
+    One application costs about three evaluations of the network on the data. Functions are processed in chunks, so that
+    memory stays near that of the network on one chunk.
+
+    Attributes:
+        function: maps (trained weights, inputs [functions, ...], points) to outputs [functions, points].
+        weights: the trained weights, a pytree.
+        inputs, points: what the function is given.
+        chunk: functions processed at once.
+        rates: relative step size of each weight array, a pytree like `weights` of scalars; None for all equal.
+
+    **Assumption:** the function is differentiable at these weights.
+    """
+
+    function: Callable[[PyTree, jax.Array, jax.Array], jax.Array]
+    weights: PyTree
+    inputs: jax.Array
+    points: jax.Array
+    chunk: int
+    rates: PyTree | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(functions, points)."""
+        return len(self.inputs), len(self.points)
+
+    def apply(self, residual: Float[Array, "functions points"]) -> Float[Array, "functions points"]:
+        """Theta applied to a residual."""
+        residual = jnp.asarray(residual, self.inputs.dtype)
+        gradient = jax.tree.map(jnp.zeros_like, self.weights)
+        for rows in self._chunks():
+            part = self._pull(self.inputs[rows], residual[rows])
+            gradient = jax.tree.map(jnp.add, gradient, part)
+        if self.rates is not None:
+            gradient = jax.tree.map(lambda rate, value: rate * value, self.rates, gradient)
+        return np.concatenate([np.asarray(self._push(self.inputs[rows], gradient)) for rows in self._chunks()])
+
+    def outputs(self) -> Float[Array, "functions points"]:
+        """The network's own outputs."""
+        return np.concatenate(
+            [np.asarray(_evaluate(self.function, self.weights, self.inputs[rows], self.points)) for rows in self._chunks()]
+        )
+
+    def eigenvalue_max(self, tolerance: float = 1e-4) -> float:
+        """The largest eigenvalue, by Lanczos."""
+        return self.eigenpair_max(tolerance).value
+
+    def eigenpair_max(self, tolerance: float = 1e-4) -> EigenPair:
+        """The largest eigenvalue with its eigenvector [functions, points] and residual."""
+        return largest_eigenvalue(self.apply, self.shape, jax.random.key(0), tolerance=tolerance)
+
+    def _chunks(self) -> list[slice]:
+        return [slice(start, start + self.chunk) for start in range(0, len(self.inputs), self.chunk)]
+
+    def _pull(self, inputs: jax.Array, residual: jax.Array) -> PyTree:
+        return _pull(self.function, self.weights, inputs, self.points, residual)
+
+    def _push(self, inputs: jax.Array, tangent: PyTree) -> jax.Array:
+        return _push(self.function, self.weights, inputs, self.points, tangent)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(function: Callable[..., jax.Array], weights: PyTree, inputs: jax.Array, points: jax.Array) -> jax.Array:
+    return function(weights, inputs, points)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pull(
+    function: Callable[..., jax.Array], weights: PyTree, inputs: jax.Array, points: jax.Array, residual: jax.Array
+) -> PyTree:
+    return jax.vjp(lambda w: function(w, inputs, points), weights)[1](residual)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _push(
+    function: Callable[..., jax.Array], weights: PyTree, inputs: jax.Array, points: jax.Array, tangent: PyTree
+) -> jax.Array:
+    return jax.jvp(lambda w: function(w, inputs, points), (weights,), (tangent,))[1]
+
+
+def empirical_kernel(
+    network: Callable[..., Any],
+    data: OperatorDataset,
+    *,
+    trained: PyTree | None = None,
+    rates: PyTree | None = None,
+    memory_bytes: int = CHUNK_BYTES,
+) -> EmpiricalKernel:
+    """The tangent kernel of any Equinox module `network(inputs, points) -> outputs` on the training data.
+
+    Outputs are taken in units of the data's own normalisation (unit root mean square), as the forecasts are.
+
+    Arguments:
+        network: maps inputs [functions, sensors] and points [points, dimension] to outputs [functions, points].
+        data: where the kernel is evaluated.
+        trained: pytree of booleans like `network`, which weights move; by default all floating-point arrays, or what
+            the network's own `trained()` says.
+        rates: relative step sizes, a pytree like the trained weights.
+        memory_bytes: bound on the intermediate arrays of one chunk of functions, estimated from the network's size.
+
+    Raises:
+        ForetrainError: if the outputs have another shape than the data's.
+    """
+    if trained is None:
+        has_own_choice = callable(getattr(network, "trained", None))
+        trained = network.trained() if has_own_choice else jax.tree.map(eqx.is_inexact_array, network)  # type: ignore[attr-defined]
+    weights, frozen = eqx.partition(network, trained)
+    scale = OutputScale.of(data.outputs).scale
+
+    def function(moved: PyTree, inputs: jax.Array, points: jax.Array) -> jax.Array:
+        return eqx.combine(moved, frozen)(inputs, points) / scale
+
+    inputs, points = jnp.asarray(data.inputs, jnp.float32), jnp.asarray(data.query_points, jnp.float32)
+    shape = jax.eval_shape(function, weights, inputs[:2], points).shape
+    if shape != (2, len(points)):
+        raise ForetrainError(
+            f"the network: expected outputs [functions, points] = {(2, len(points))} for 2 functions, came {shape}"
+        )
+    # The activations of one function take about as many numbers as there are weights acting on it.
+    per_function = 16 * sum(leaf.size for leaf in jax.tree.leaves(weights)) // max(1, inputs.shape[1])
+    chunk = int(np.clip(memory_bytes // max(1, per_function + 16 * len(points)), 1, len(inputs)))
+    return EmpiricalKernel(function, weights, inputs, points, chunk, rates)

@@ -1,0 +1,178 @@
+"""The infinitely wide operator, trained to the end in closed form."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from foretrain._foundation import DataError, ForetrainError, Progress, ignore_progress
+from foretrain.data import OperatorDataset, OutputScale, mean_relative_error, periodic_grid_shape, regular_grid_shape
+from foretrain.tangent._closed_forms import (
+    BranchTrunkSettings,
+    BranchTrunkSolution,
+    ClosedFormSolution,
+    FourierSolution,
+    Settings,
+)
+from foretrain.tangent._fourier_kernel import FourierSettings
+from foretrain.tangent._selection import Candidate, select_branch_trunk, select_fourier
+
+Array = np.ndarray
+HELD_OUT = 100
+
+
+@dataclass(frozen=True)
+class FormReport:
+    """How one form did: what was chosen for it and why.
+
+    Attributes:
+        form: "branch-trunk" or "fourier".
+        settings: the hyper-parameters chosen.
+        held_out_error: mean relative L2 error on held-out training functions, by which forms are compared.
+        candidates: everything tried, in order.
+        seconds: time the choice took.
+    """
+
+    form: str
+    settings: Settings
+    held_out_error: float
+    candidates: tuple[Candidate, ...]
+    seconds: float
+
+
+class InfiniteWidthOperator:
+    """The limit of infinite width and infinite training time: kernel interpolation with the tangent kernel.
+
+        G(u)(y) = Theta((u, y), train) Theta(train, train)^{-1} Z
+
+    Two forms: *branch-trunk* (the shallow operator; any points) and *fourier* (translation-equivariant; one periodic
+    grid for inputs and outputs). With "auto", forms and hyper-parameters are compared on held-out training functions,
+    which the final fit then uses as well.
+
+    Arguments:
+        form: "branch-trunk", "fourier" or "auto".
+        activation: by name, or "auto".
+        key: seed of the held-out draw.
+        progress: called while choosing and fitting.
+
+    Attributes after `fit`:
+        form_, settings_: what was chosen.
+        reports_: a `FormReport` for each form tried (empty if nothing was to choose).
+        relative_residual_: of the linear solve; jitter_: what it needed on the diagonal.
+
+    **Assumption:** as the width grows the weights stay near their start, so the tangent kernel is constant in training.
+
+    Source: Jacot, Gabriel, Hongler (2018); Xu, Li, Huang, arXiv 2412.05545, for operators.
+    """
+
+    def __init__(
+        self,
+        form: Literal["auto", "branch-trunk", "fourier"] = "auto",
+        activation: str = "auto",
+        settings: Settings | None = None,
+        key: int = 0,
+        progress: Progress = ignore_progress,
+    ) -> None:
+        self.form = form
+        self.activation = activation
+        self.settings = settings
+        self.key = key
+        self.progress = progress
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments (scikit-learn's convention)."""
+        return {name: getattr(self, name) for name in ("form", "activation", "settings", "key", "progress")}
+
+    def set_params(self, **params: Any) -> "InfiniteWidthOperator":
+        """Changes constructor arguments; takes effect at the next `fit`."""
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise ForetrainError(f"expected one of {', '.join(self.get_params())}, came {name!r}")
+            setattr(self, name, value)
+        return self
+
+    def fit(self, train: OperatorDataset) -> "InfiniteWidthOperator":
+        """Chooses what is "auto", then solves on all training functions.
+
+        Raises:
+            DataError: the Fourier form on data that is not on one regular grid.
+        """
+        self.reports_ = self._choose(train) if self.settings is None else ()
+        best = min(self.reports_, key=lambda report: report.held_out_error) if self.reports_ else None
+        self.settings_ = best.settings if best else self.settings
+        self.form_ = "fourier" if isinstance(self.settings_, FourierSettings) else "branch-trunk"
+        self.solution_ = solve_closed_form(train, self.settings_, self.progress)  # type: ignore[arg-type]
+        self.relative_residual_ = self.solution_.relative_residual
+        self.jitter_ = self.solution_.jitter
+        return self
+
+    def predict(
+        self, inputs: Float[Array, "functions sensors"], points: Float[Array, "points dimension"] | None = None
+    ) -> Float[Array, "functions points"]:
+        """The operator's values in physical units, at the training query points unless others are given."""
+        return self._fitted().predict(np.asarray(inputs, np.float64), points, self.progress)
+
+    def score(self, test: OperatorDataset) -> float:
+        """Mean relative L2 error on the test functions (smaller is better, unlike scikit-learn's R^2)."""
+        return mean_relative_error(self.predict(test.inputs, test.query_points), test.outputs)
+
+    def std(
+        self, inputs: Float[Array, "functions sensors"], points: Float[Array, "points dimension"] | None = None
+    ) -> Float[Array, "functions points"]:
+        """Standard deviation of the Gaussian process with this kernel, in physical units.
+
+        **Assumption:** the outputs are a draw of that process, scaled by the marginal likelihood's best amplitude.
+        Available in the branch-trunk form.
+        """
+        return self._fitted().std(np.asarray(inputs, np.float64), points)
+
+    def _fitted(self) -> ClosedFormSolution:
+        if not hasattr(self, "solution_"):
+            raise ForetrainError("expected a fitted operator, came one that is not; call fit(train) first")
+        return self.solution_
+
+    def _choose(self, train: OperatorDataset) -> tuple[FormReport, ...]:
+        if self.form not in ("auto", "branch-trunk", "fourier"):
+            raise ForetrainError(f"expected the form 'auto', 'branch-trunk' or 'fourier', came {self.form!r}")
+        shape = periodic_grid_shape(train)
+        if self.form == "fourier":
+            shape = shape or regular_grid_shape(train.query_points)
+            if shape is None or train.sensor_points.shape != train.query_points.shape:
+                raise DataError(
+                    "the Fourier form: expected inputs and outputs on one regular grid, came other points; "
+                    "use form='branch-trunk'"
+                )
+        reports = []
+        if self.form != "fourier":
+            reports.append(self._report("branch-trunk", train, None))
+        if shape is not None and self.form != "branch-trunk":
+            reports.append(self._report("fourier", train, shape))
+        return tuple(reports)
+
+    def _report(self, form: str, train: OperatorDataset, shape: tuple[int, ...] | None) -> FormReport:
+        start = time.perf_counter()
+        held_out = max(2, min(HELD_OUT, len(train) // 4))
+        learn, check = train.split(held_out, self.key) if len(train) >= 8 else (train, train)
+        learn = learn.take(slice(0, 300))
+        if form == "fourier":
+            candidates = select_fourier(learn, check, shape, self.activation, self.progress)  # type: ignore[arg-type]
+        else:
+            candidates = select_branch_trunk(learn, check, self.activation, self.progress)
+        best = min(candidates, key=lambda candidate: candidate.error)
+        return FormReport(form, best.settings, best.error, tuple(candidates), time.perf_counter() - start)
+
+
+def solve_closed_form(
+    train: OperatorDataset, settings: Settings, progress: Progress = ignore_progress
+) -> ClosedFormSolution:
+    """The closed-form operator with given hyper-parameters."""
+    scale = OutputScale.of(train.outputs)
+    if isinstance(settings, BranchTrunkSettings):
+        return BranchTrunkSolution.solve(train, settings, scale)
+    shape = regular_grid_shape(train.query_points)
+    if shape is None:
+        raise DataError("the Fourier form: expected a regular grid, came other points; use form='branch-trunk'")
+    return FourierSolution.solve(train, settings, scale, shape, progress)
+
