@@ -2,6 +2,7 @@
 
 from foretrain._foundation._errors import DataError, ForetrainError, MemoryBudgetError, MissingExtraError, require_extra
 from foretrain._foundation._files import write_atomically, write_json
+from foretrain._foundation._memory import available_bytes, require_memory
 from foretrain._foundation._precision import double_precision
 from foretrain._foundation._progress import Progress, ignore_progress
 
@@ -11,9 +12,11 @@ __all__ = [
     "MemoryBudgetError",
     "MissingExtraError",
     "Progress",
+    "available_bytes",
     "double_precision",
     "ignore_progress",
     "require_extra",
+    "require_memory",
     "write_atomically",
     "write_json",
 ]

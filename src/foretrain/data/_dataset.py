@@ -178,9 +178,7 @@ class OperatorDataset:
         save_dataset(self, path)
 
 
-def mean_relative_error(
-    prediction: Float[Array, "functions points"], truth: Float[Array, "functions points"]
-) -> float:
+def mean_relative_error(prediction: Float[Array, "functions points"], truth: Float[Array, "functions points"]) -> float:
     """Mean over functions of the relative L2 error, |prediction_i - truth_i| / |truth_i|.
 
     Functions that vanish identically are measured against the root mean square of all of them.

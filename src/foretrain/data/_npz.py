@@ -51,9 +51,13 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
                 f"{path}: expected plain arrays, came pickled objects, which could run code and are never loaded; "
                 "save numbers as float arrays"
             ) from error
-        raise DataError(f"{path}: expected a readable npz file, came a damaged one ({error}); write it again") from error
+        raise DataError(
+            f"{path}: expected a readable npz file, came a damaged one ({error}); write it again"
+        ) from error
     except (OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise DataError(f"{path}: expected a readable npz file, came a damaged one ({error}); write it again") from error
+        raise DataError(
+            f"{path}: expected a readable npz file, came a damaged one ({error}); write it again"
+        ) from error
 
 
 def _label(arrays: dict[str, np.ndarray], path: Path) -> tuple[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Writing an ONNX graph: nodes, constants in a number format, and the finished model."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,20 +11,29 @@ Array = np.ndarray
 
 OPSET = 17
 IR_VERSION = 9
-NUMBER_FORMATS = ("float32", "float16", "int8", "int8 weights")
+# What a matrix is to the network: an inner layer's weights, an outer layer's, or a basis fixed by the data.
+Role = Literal["inner", "outer", "fixed"]
+_STORAGE: dict[str, dict[Role, str]] = {
+    "float32": {"inner": "float32", "outer": "float32", "fixed": "float32"},
+    "float16": {"inner": "float16", "outer": "float16", "fixed": "float16"},
+    # Static quantisation starts from float32 inner weights and turns them into int8 itself.
+    "int8": {"inner": "float32", "outer": "int8", "fixed": "float16"},
+    "int8 weights": {"inner": "int8", "outer": "int8", "fixed": "float16"},
+}
+NUMBER_FORMATS = tuple(_STORAGE)
 
 
 class GraphBuilder:
     """Collects the nodes and constants of one graph; a value is known by its name.
 
-    Matrices are stored in the number format; vectors and scalars stay float32, they are few and every output feels
-    their rounding. In both int8 formats a matrix that is not marked as quantised is stored as float16.
+    Matrices are stored as the number format says for their role; vectors and scalars stay float32, they are few and
+    every output feels their rounding.
 
     Arguments:
         number_format: one of `NUMBER_FORMATS`.
 
     Attributes:
-        quantised_nodes: names of the products whose weights, in the int8 formats, take eight bits.
+        inner_products: names of the nodes that multiply by inner weights.
 
     Raises:
         ForetrainError: an unknown number format.
@@ -35,7 +44,7 @@ class GraphBuilder:
         if number_format not in NUMBER_FORMATS:
             raise ForetrainError(f"expected a number format of {', '.join(NUMBER_FORMATS)}, came {number_format!r}")
         self.number_format = number_format
-        self.quantised_nodes: list[str] = []
+        self.inner_products: list[str] = []
         self._onnx = require_extra("onnx", "onnx")
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
@@ -52,33 +61,29 @@ class GraphBuilder:
         self._constants.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
-    def weight(self, name: str, matrix: Array, quantised: bool = False) -> str:
+    def weight(self, name: str, matrix: Array, role: Role = "fixed") -> str:
         """A matrix stored in the number format, as float32 to the nodes that use it."""
-        stored = self._storage(quantised)
-        if stored == "int8":
-            integers, scale = eight_bits(matrix)
-            self.constant(f"{name}_int8", integers, np.int8)
-            scale_name = self.constant(f"{name}_scale", scale)
-            return self.node("DequantizeLinear", f"{name}_int8", scale_name, axis=1)
-        if stored == "float16":
-            halves, factor = half_precision(matrix)
-            self.constant(f"{name}_float16", halves, np.float16)
-            single = self.node("Cast", f"{name}_float16", to=self._onnx.TensorProto.FLOAT)
-            return self.node("Mul", single, self.constant(f"{name}_factor", factor))
-        return self.constant(name, matrix)
+        storage = _STORAGE[self.number_format][role]
+        if storage == "float32":
+            return self.constant(name, matrix)
+        # A cast of a constant is done once, when the file is loaded; DequantizeLinear would run on every call.
+        values, factor = eight_bits(matrix) if storage == "int8" else half_precision(matrix)
+        self.constant(f"{name}_{storage}", values, values.dtype)
+        single = self.node("Cast", f"{name}_{storage}", to=self._onnx.TensorProto.FLOAT)
+        return self.node("Mul", single, self.constant(f"{name}_factor", factor))
 
     def as_stored(self, matrix: Array) -> Array:
-        """The values that a matrix not marked as quantised has after rounding to its format."""
-        if self._storage(False) == "float16":
+        """The values that a matrix of fixed role has after rounding to its format."""
+        if _STORAGE[self.number_format]["fixed"] == "float16":
             halves, factor = half_precision(matrix)
             return halves.astype(np.float64) * factor
         return np.asarray(matrix, np.float32).astype(np.float64)
 
-    def product(self, values: str, name: str, matrix: Array, quantised: bool = False) -> str:
+    def product(self, values: str, name: str, matrix: Array, role: Role = "fixed") -> str:
         """values @ matrix."""
-        output = self.node("MatMul", values, self.weight(name, matrix, quantised))
-        if quantised:
-            self.quantised_nodes.append(output)
+        output = self.node("MatMul", values, self.weight(name, matrix, role))
+        if role == "inner":
+            self.inner_products.append(output)
         return output
 
     def finish(self, output: str, sensors: int, points: int) -> Any:
@@ -99,14 +104,6 @@ class GraphBuilder:
             opset_imports=[helper.make_opsetid("", OPSET)],
         )
 
-    def _storage(self, quantised: bool) -> str:
-        if self.number_format.startswith("int8"):
-            if not quantised:
-                return "float16"
-            # ONNX Runtime's own quantisation starts from float32 weights.
-            return "int8" if self.number_format == "int8 weights" else "float32"
-        return self.number_format
-
 
 def half_precision(matrix: Array) -> tuple[Array, float]:
     """(halves, factor), halves * factor ~ matrix, the factor a power of two that keeps clear of under- and overflow."""
@@ -117,11 +114,11 @@ def half_precision(matrix: Array) -> tuple[Array, float]:
 
 
 def eight_bits(matrix: Array) -> tuple[Array, Array]:
-    """(integers, scale), integers * scale ~ matrix, one scale for each column, symmetric."""
+    """(integers, factors), integers * factors ~ matrix, one factor for each column, symmetric."""
     matrix = np.asarray(matrix, np.float64)
     largest = np.max(np.abs(matrix), axis=0)
-    scale = np.where(largest > 0, largest / 127, 1.0)
-    return np.round(matrix / scale).astype(np.int8), scale
+    factors = np.where(largest > 0, largest / 127, 1.0)
+    return np.round(matrix / factors).astype(np.int8), factors
 
 
 def stored_numbers(model: bytes) -> int:
@@ -135,7 +132,9 @@ def stored_numbers(model: bytes) -> int:
     try:
         graph = onnx.load_model_from_string(model).graph
     except Exception as error:  # protobuf has no public class for this failure
-        raise ForetrainError("expected the bytes of an ONNX model, came something else; export the model again") from error
+        raise ForetrainError(
+            "expected the bytes of an ONNX model, came something else; export the model again"
+        ) from error
     return _numbers_in(graph)
 
 

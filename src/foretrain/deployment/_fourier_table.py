@@ -1,5 +1,6 @@
 """The Fourier table as a graph constant: computed from wave numbers where the grid is regular, else stored."""
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -15,7 +16,7 @@ def fourier_table(builder: GraphBuilder, table: Array) -> tuple[str, str]:
     On a regular grid only the wave numbers and the grid's axes are stored, and runtimes compute the table once when
     they load the file:
 
-        angle = 2 pi (t / n - round(t / n)),   t = sum_axes (n / n_axis) j_axis k_axis,
+        angle = 2 pi (t - n round(t / n)) / n,   t = sum_axes (n / n_axis) j_axis k_axis,
 
     in whole numbers up to the last step, so that no precision is lost for large k.
     """
@@ -28,9 +29,28 @@ def fourier_table(builder: GraphBuilder, table: Array) -> tuple[str, str]:
     points = builder.constant("points", len(table))
     turns = _turns(builder, shape, waves)
     whole = builder.node("Mul", builder.node("Round", builder.node("Div", turns, points)), points)
-    unit = builder.constant("angle", 2 * np.pi / len(table))
-    angle = builder.node("Mul", builder.node("Sub", turns, whole), unit)
-    return builder.node("Cos", angle), builder.node("Sin", angle)
+    return _cosine_and_sine(builder, builder.node("Sub", turns, whole), len(table))
+
+
+def _cosine_and_sine(builder: GraphBuilder, turns: str, points: int) -> tuple[str, str]:
+    """cos and sin of 2 pi turns / points, as exact as float32 holds them.
+
+    One rounded product with 2 pi / points would cost a digit: the unit is split in two, turns times the first part is
+    exact, and the addition theorem puts the parts together.
+    """
+    unit = 2 * np.pi / points
+    bits = 23 - int(np.ceil(np.log2(points)))
+    grain = 2.0 ** (np.floor(np.log2(unit)) - bits)
+    coarse = np.floor(unit / grain) * grain
+    first = builder.node("Mul", turns, builder.constant("unit_coarse", coarse))
+    second = builder.node("Mul", turns, builder.constant("unit_fine", unit - coarse))
+    (cosine_1, sine_1), (cosine_2, sine_2) = (
+        (builder.node("Cos", angle), builder.node("Sin", angle)) for angle in (first, second)
+    )
+    times = partial(builder.node, "Mul")
+    cosine = builder.node("Sub", times(cosine_1, cosine_2), times(sine_1, sine_2))
+    sine = builder.node("Add", times(sine_1, cosine_2), times(cosine_1, sine_2))
+    return cosine, sine
 
 
 def _turns(builder: GraphBuilder, shape: tuple[int, ...], waves: Array) -> str:

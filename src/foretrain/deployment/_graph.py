@@ -14,7 +14,7 @@ from foretrain.models import ComponentNetwork, ShallowFourierNetwork
 Array = np.ndarray
 
 # How far, in units of the features' own spread, subtracting the mean after the projection may cancel digits.
-LARGEST_OFFSET = 30.0
+LARGEST_OFFSET = 10.0
 
 
 def network_graph(builder: GraphBuilder, network: eqx.Module, balance: Array | None = None) -> Any:
@@ -49,8 +49,8 @@ def _fourier_graph(builder: GraphBuilder, network: ShallowFourierNetwork, balanc
     real, imaginary = _turned_coefficients(builder, network, balance)
     sigma, bias = activation_nodes(network.activation), builder.constant("biases", _double(network.biases))
     if network.reflection:
-        first = builder.product(real, "filters_real", filters[:count], quantised=True)
-        second = builder.product(imaginary, "filters_imaginary", filters[count:], quantised=True)
+        first = builder.product(real, "filters_real", filters[:count], "inner")
+        second = builder.product(imaginary, "filters_imaginary", filters[count:], "inner")
         # The mirrored features are s (real, -imaginary): both pre-activations share the two products.
         kept, turned = (first, second) if network.reflection > 0 else (second, first)
         kept = builder.node("Add", kept, bias)
@@ -62,7 +62,7 @@ def _fourier_graph(builder: GraphBuilder, network: ShallowFourierNetwork, balanc
         features, linear = real, 2 * linear[:count]
     else:
         features = builder.node("Concat", real, imaginary, axis=2)
-        product = builder.product(features, "filters", filters, quantised=True)
+        product = builder.product(features, "filters", filters, "inner")
         neurons = sigma(builder, builder.node("Add", product, bias))
     readout = _double(network.readout) * float(network.scale.scale)
     outputs = builder.node(
@@ -78,14 +78,16 @@ def _fourier_graph(builder: GraphBuilder, network: ShallowFourierNetwork, balanc
 def _turned_coefficients(
     builder: GraphBuilder, network: ShallowFourierNetwork, balance: Array | None
 ) -> tuple[str, str]:
-    """Real and imaginary parts of n u_k e^{2 pi i k y} for each grid point y, [batch, points, modes]."""
+    """Real and imaginary parts of balance_k n u_k e^{2 pi i k y} for each grid point y, [batch, points, modes]."""
     cosine, sine = fourier_table(builder, _double(network.table))
-    axis = builder.constant("point_axis", [1], np.int64)
+    axis, factor = builder.constant("point_axis", [1], np.int64), ""
+    if balance is not None:
+        factor = builder.constant("balance", balance)
     parts = []
     for table in (cosine, sine):
         part = builder.node("MatMul", "inputs", table)
-        if balance is not None:
-            part = builder.node("Mul", part, f"balance" if parts else builder.constant("balance", balance))
+        if factor:
+            part = builder.node("Mul", part, factor)
         parts.append(builder.node("Unsqueeze", part, axis))
     along_cosine, along_sine = parts
     real = builder.node("Add", builder.node("Mul", along_cosine, cosine), builder.node("Mul", along_sine, sine))
@@ -97,14 +99,17 @@ def _component_graph(builder: GraphBuilder, network: ComponentNetwork, balance: 
     basis, output_basis = _double(network.input_basis), _double(network.output_basis)
     factor = np.ones(basis.shape[1]) if balance is None else balance
     weights = _double(network.weights) / factor[:, None]
-    outer = _double(network.outer)
-    outer[len(network.biases) : -1] /= factor[:, None]
+    outer, width = _double(network.outer), len(network.biases)
     features = _centred_features(builder, _double(network.input_mean), basis * factor)
-    product = builder.product(features, "weights", weights, quantised=True)
+    product = builder.product(features, "weights", weights, "inner")
     product = builder.node("Add", product, builder.constant("biases", _double(network.biases)))
     neurons = activation_nodes(network.activation)(builder, product)
-    hidden = builder.node("Concat", neurons, features, axis=1)
-    coefficients = builder.product(hidden, "outer", outer[:-1], quantised=True)
+    # The linear part carries most of the output: apart from the neurons, it keeps its digits in the int8 formats.
+    coefficients = builder.node(
+        "Add",
+        builder.product(neurons, "outer", outer[:width], "outer"),
+        builder.product(features, "linear", outer[width:-1] / factor[:, None]),
+    )
     outputs = builder.product(coefficients, "output_basis", output_basis.T)
     mean = _double(network.output_mean) + output_basis @ outer[-1]
     outputs = builder.node("Add", outputs, builder.constant("output_mean", mean))

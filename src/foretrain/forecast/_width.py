@@ -1,7 +1,8 @@
 """How far a network of finite width strays from the infinite-width forecast, measured on small pilots."""
 
-import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -11,11 +12,15 @@ from jaxtyping import Float
 
 from foretrain._foundation import Progress, ignore_progress
 from foretrain.data import OperatorDataset
+from foretrain.forecast._descent_step import descend
+from foretrain.forecast._kernels import drawn_kernels, limit_kernels, normalised_outputs
+from foretrain.forecast._methods import GradientDescent
+from foretrain.forecast._spectral import spectral_curves
 from foretrain.models import ShallowOperator, ShallowOperatorNetwork
-from foretrain.tangent import GridKernel, limit_kernel
 
 Array = np.ndarray
-CONFIDENCE = 0.9
+Basis = Literal["infinite width", "drawn weights"]
+BASES: tuple[Basis, Basis] = ("infinite width", "drawn weights")
 STUDENT_QUANTILE = {4: 2.353, 6: 2.015, 8: 1.895, 12: 1.796, 16: 1.753}
 """Two-sided 90 % points of Student's t with pilots - 1 degrees of freedom."""
 
@@ -32,27 +37,28 @@ class WidthDeviation:
 
     Attributes:
         steps: where the pilots were compared, increasing, [marks].
-        loss, test_error: the deviations, [marks].
+        loss, test_error: the deviations for either kernel a forecast can rest on, [marks]. That of infinite width
+            strays by the noise of the draw and by drift, that of the drawn weights by drift alone.
         width, pilots: of the pilots, and how many.
     """
 
     steps: Float[Array, " marks"]
-    loss: Float[Array, " marks"]
-    test_error: Float[Array, " marks"]
+    loss: Mapping[Basis, Float[Array, " marks"]]
+    test_error: Mapping[Basis, Float[Array, " marks"]]
     width: int
     pilots: int
 
-    def loss_band(self, steps: Float[Array, " steps"], width: int) -> Float[Array, " steps"]:
+    def loss_band(self, steps: Float[Array, " steps"], width: int, basis: Basis) -> Float[Array, " steps"]:
         """Logarithmic half-width of the 90 % band of the training loss at a width, after each number of steps."""
-        return self._band(self.loss, steps, width)
+        return self._band(self.loss[basis], steps, width)
 
-    def test_error_band(self, steps: Float[Array, " steps"], width: int) -> Float[Array, " steps"]:
+    def test_error_band(self, steps: Float[Array, " steps"], width: int, basis: Basis) -> Float[Array, " steps"]:
         """Logarithmic half-width of the 90 % band of the test error."""
-        return self._band(self.test_error, steps, width)
+        return self._band(self.test_error[basis], steps, width)
 
-    def width_for(self, tolerance: float, step: int) -> float:
+    def width_for(self, tolerance: float, step: int, basis: Basis = "drawn weights") -> float:
         """The width at which the band of the loss stays within a relative tolerance up to a step."""
-        worst = float(np.max(self.loss_band(np.arange(step + 1), self.width)))
+        worst = float(np.max(self.loss_band(np.arange(step + 1), self.width, basis)))
         return self.width * (worst / np.log1p(tolerance)) ** 2
 
     def _band(self, deviation: Array, steps: Array, width: int) -> Array:
@@ -70,8 +76,8 @@ def measure_width_deviation(
     *,
     pilot_width: int = 256,
     pilots: int = 8,
-    functions: int = 64,
-    points: int = 32,
+    functions: int = 128,
+    points: int = 16,
     progress: Progress = ignore_progress,
 ) -> WidthDeviation:
     """Trains pilots of small width on a subset of the data and compares them with their own forecast.
@@ -97,16 +103,16 @@ def measure_width_deviation(
     marks = log_spaced_steps(steps)
     keys = jax.random.split(jax.random.key(key), pilots)
     networks = eqx.filter_vmap(lambda k: small.initialise(learn, k))(keys)
-    kernel = limit_kernel(small, learn)
-    gram = kernel.gram(learn.inputs, learn.query_points)
-    cross = kernel.between(check.inputs, check.query_points, learn.inputs, learn.query_points)
-    step_size = 1.0 / gram.eigenvalue_max(1e-4)
+    step_size = 1.0 / limit_kernels(small, learn, None)[0].eigenvalue_max(1e-4)
     measured = _train_pilots(networks, small, learn, check, step_size, marks, progress)
-    forecast = _forecast_pilots(networks, small, learn, check, gram, cross, step_size, marks)
-    deviations = [
-        np.sqrt(np.mean(np.log(real / told) ** 2, axis=0)) for real, told in zip(measured, forecast, strict=True)
-    ]
-    return WidthDeviation(marks.astype(float), deviations[0], deviations[1], pilot_width, pilots)
+    loss, test_error = {}, {}
+    for basis in BASES:
+        told = _forecast_pilots(networks, small, learn, check, step_size, marks, basis)
+        loss[basis], test_error[basis] = (
+            np.sqrt(np.mean(np.log(real / forecast) ** 2, axis=0))
+            for real, forecast in zip(measured, told, strict=True)
+        )
+    return WidthDeviation(marks.astype(float), loss, test_error, pilot_width, pilots)
 
 
 def log_spaced_steps(steps: int, per_decade: int = 12) -> Array:
@@ -159,17 +165,10 @@ def _advance(
     step_size: float,
     steps: int | jax.Array,
 ) -> ShallowOperatorNetwork:
-    def loss(moved: ShallowOperatorNetwork, frozen: ShallowOperatorNetwork) -> jax.Array:
-        return 0.5 * jnp.sum((eqx.combine(moved, frozen).normalised(inputs, points) - target) ** 2)
-
     def one(network: ShallowOperatorNetwork) -> ShallowOperatorNetwork:
-        moved, frozen = eqx.partition(network, network.trained())
-
-        def descend(_: int, weights: ShallowOperatorNetwork) -> ShallowOperatorNetwork:
-            gradient = jax.grad(loss)(weights, frozen)
-            return jax.tree.map(lambda w, g: w - step_size * g, weights, gradient)
-
-        return eqx.combine(jax.lax.fori_loop(0, steps, descend, moved), frozen)
+        return jax.lax.fori_loop(
+            0, steps, lambda _, moving: descend(moving, inputs, points, target, step_size)[0], network
+        )
 
     return eqx.filter_vmap(one)(networks)
 
@@ -184,32 +183,33 @@ def _forecast_pilots(
     model: ShallowOperator,
     learn: OperatorDataset,
     check: OperatorDataset,
-    gram: GridKernel,
-    cross: tuple,
     step_size: float,
     marks: Array,
+    basis: Basis,
 ) -> tuple[Array, Array]:
-    """What infinite width foretells for the pilots' own initial outputs, by plain iteration (the subset is small)."""
-    inputs, check_inputs, points = _embedded(model, learn, check)
-    scale = networks.scale
-    residual = np.asarray(_evaluate(networks, inputs, points), np.float64) - scale.normalise(learn.outputs)
-    start = np.asarray(_evaluate(networks, check_inputs, points), np.float64)
-    truth = scale.normalise(check.outputs)
-    apply = functools.partial(_apply_stacked, gram.terms)
-    total = np.zeros_like(residual)
-    losses, errors, done = [], [], 0
-    for mark in marks:
-        for _ in range(int(mark) - done):
-            total += residual
-            residual = residual - step_size * apply(residual)
-        done = int(mark)
-        losses.append(np.mean(residual**2, axis=(1, 2)))
-        errors.append(_relative_errors(start - step_size * _apply_stacked(cross, total), truth))
-    return np.stack(losses, 1), np.stack(errors, 1)
-
-
-def _apply_stacked(terms: tuple, residuals: Array) -> Array:
-    return sum(term.functions @ residuals @ term.points.T for term in terms)  # type: ignore[return-value]
+    """What either kernel foretells for each pilot's own initial outputs, [pilots, marks] each."""
+    method = GradientDescent(step_size)
+    losses, errors = [], []
+    for index in range(len(networks.trunk)):
+        network = jax.tree.map(lambda leaf, index=index: leaf[index], networks)
+        training, testing = (
+            limit_kernels(model, learn, check) if basis == "infinite width" else drawn_kernels(network, learn, check)
+        )
+        scale = network.scale
+        curves = spectral_curves(
+            training.apply,
+            normalised_outputs(network, learn) - scale.normalise(learn.outputs),
+            method,
+            int(marks[-1]),
+            test=testing,
+            test_start=normalised_outputs(network, check),
+            test_truth=scale.normalise(check.outputs),
+            offset=scale.offset / scale.scale,
+        )
+        lower, upper = curves.loss(method, marks)
+        losses.append(np.sqrt(lower * upper))
+        errors.append(curves.test_error(method, marks))
+    return np.stack(losses), np.stack(errors)
 
 
 def _relative_errors(predictions: Array, truth: Array) -> Array:

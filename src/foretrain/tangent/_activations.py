@@ -339,7 +339,9 @@ def _known() -> dict[str, Activation]:
     known = [Activation(name, functions[name], rule) for name, rule in closed.items()]
     known.append(Activation("cosine", functions["cosine"], _gaussian, random_phase=True))
     known += [
-        Activation(f"matern{2 * order + 1}2", functions["cosine"], functools.partial(_student, order), True, 2 * order + 1)
+        Activation(
+            f"matern{2 * order + 1}2", functions["cosine"], functools.partial(_student, order), True, 2 * order + 1
+        )
         for order in range(4)
     ]
     known += [

@@ -20,7 +20,7 @@ def activation_kernels(
 ) -> tuple[Float[Array, "rows columns"], Float[Array, "rows columns"]]:
     """The two kernels of one layer on embedded points, standard normal weights.
 
-        K(x, x') = E[sigma(w.x) sigma(w.x')],   D(x, x') = (x.x') E[sigma'(w.x) sigma'(w.x')]
+    K(x, x') = E[sigma(w.x) sigma(w.x')],   D(x, x') = (x.x') E[sigma'(w.x) sigma'(w.x')]
     """
     left, right = jnp.asarray(left, jnp.float64), jnp.asarray(right, jnp.float64)
     covariance = left @ right.T
@@ -61,9 +61,7 @@ class BranchTrunkKernel:
     ) -> tuple[Term, Term]:
         """The two Kronecker products between two sets of inputs and points."""
         embed = self.embedding
-        value, slope = activation_kernels(
-            self.branch_activation, embed.inputs(inputs), embed.inputs(other_inputs)
-        )
+        value, slope = activation_kernels(self.branch_activation, embed.inputs(inputs), embed.inputs(other_inputs))
         point_value, point_slope = activation_kernels(
             self.trunk_activation, embed.points(points), embed.points(other_points)
         )

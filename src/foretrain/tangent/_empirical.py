@@ -52,6 +52,15 @@ class EmpiricalKernel:
 
     def apply(self, residual: Float[Array, "functions points"]) -> Float[Array, "functions points"]:
         """Theta applied to a residual."""
+        return self.apply_to(residual, self.inputs, self.points)
+
+    def apply_to(
+        self,
+        residual: Float[Array, "functions points"],
+        inputs: Float[Array, "others ..."],
+        points: Float[Array, "..."],
+    ) -> Float[Array, "others other_points"]:
+        """The kernel between other inputs and points and the training data, applied to a residual."""
         residual = jnp.asarray(residual, self.inputs.dtype)
         gradient = jax.tree.map(jnp.zeros_like, self.weights)
         for rows in self._chunks():
@@ -59,12 +68,17 @@ class EmpiricalKernel:
             gradient = jax.tree.map(jnp.add, gradient, part)
         if self.rates is not None:
             gradient = jax.tree.map(lambda rate, value: rate * value, self.rates, gradient)
-        return np.concatenate([np.asarray(self._push(self.inputs[rows], gradient)) for rows in self._chunks()])
+        inputs, points = jnp.asarray(inputs, self.inputs.dtype), jnp.asarray(points, self.points.dtype)
+        chunks = [slice(start, start + self.chunk) for start in range(0, len(inputs), self.chunk)]
+        return np.concatenate([np.asarray(self._push(inputs[rows], points, gradient)) for rows in chunks])
 
     def outputs(self) -> Float[Array, "functions points"]:
         """The network's own outputs."""
         return np.concatenate(
-            [np.asarray(_evaluate(self.function, self.weights, self.inputs[rows], self.points)) for rows in self._chunks()]
+            [
+                np.asarray(_evaluate(self.function, self.weights, self.inputs[rows], self.points))
+                for rows in self._chunks()
+            ]
         )
 
     def eigenvalue_max(self, tolerance: float = 1e-4) -> float:
@@ -81,8 +95,8 @@ class EmpiricalKernel:
     def _pull(self, inputs: jax.Array, residual: jax.Array) -> PyTree:
         return _pull(self.function, self.weights, inputs, self.points, residual)
 
-    def _push(self, inputs: jax.Array, tangent: PyTree) -> jax.Array:
-        return _push(self.function, self.weights, inputs, self.points, tangent)
+    def _push(self, inputs: jax.Array, points: jax.Array, tangent: PyTree) -> jax.Array:
+        return _push(self.function, self.weights, inputs, points, tangent)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float
 
-from foretrain._foundation import Progress, double_precision, ignore_progress
+from foretrain._foundation import Progress, double_precision, ignore_progress, require_memory
 from foretrain.tangent._activations import Activation, activation
 from foretrain.tangent._circulant import CirculantKernel, frequency_multiplicity
 
@@ -159,6 +159,11 @@ class FourierKernel:
         progress: Progress,
     ) -> Array:
         half = int(np.prod(left.spectrum.shape[1:]))
+        require_memory(
+            16 * half * len(left.variances) * len(right.variances),
+            "the Fourier form's kernel",
+            "use fewer training functions, a coarser grid, or form='branch-trunk'",
+        )
         blocks = np.empty((half, len(left.variances), len(right.variances)), dtype=complex)
 
         def consume(rows: slice, columns: slice, tile: Array) -> None:

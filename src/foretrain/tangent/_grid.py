@@ -82,7 +82,7 @@ class GridKernel:
     def solve_with_report(self, residual: Float[Array, "functions points"]) -> Solution:
         """Solves Theta alpha = R exactly, through the pencils (A2, A1) and (B2, B1).
 
-            Theta^{-1} R = V [ (V^T R W) / (1 + mu_i l_j) ] W^T
+        Theta^{-1} R = V [ (V^T R W) / (1 + mu_i l_j) ] W^T
         """
         right = jnp.asarray(residual, jnp.float64)
         parts = self._diagonalisation

@@ -33,6 +33,7 @@ class FormReport:
         held_out_error: mean relative L2 error on held-out training functions, by which forms are compared.
         candidates: everything tried, in order.
         seconds: time the choice took.
+        learnt_on: how many functions each candidate was fitted to.
     """
 
     form: str
@@ -40,6 +41,12 @@ class FormReport:
     held_out_error: float
     candidates: tuple[Candidate, ...]
     seconds: float
+    learnt_on: int
+
+    @property
+    def seconds_each(self) -> float:
+        """Median time of one candidate's fit and prediction."""
+        return float(np.median([candidate.seconds for candidate in self.candidates]))
 
 
 class InfiniteWidthOperator:
@@ -99,7 +106,7 @@ class InfiniteWidthOperator:
         Raises:
             DataError: the Fourier form on data that is not on one regular grid.
         """
-        self.reports_ = self._choose(train) if self.settings is None else ()
+        self.reports_ = self.choose(train) if self.settings is None else ()
         best = min(self.reports_, key=lambda report: report.held_out_error) if self.reports_ else None
         self.settings_ = best.settings if best else self.settings
         self.form_ = "fourier" if isinstance(self.settings_, FourierSettings) else "branch-trunk"
@@ -133,7 +140,13 @@ class InfiniteWidthOperator:
             raise ForetrainError("expected a fitted operator, came one that is not; call fit(train) first")
         return self.solution_
 
-    def _choose(self, train: OperatorDataset) -> tuple[FormReport, ...]:
+    def choose(self, train: OperatorDataset) -> tuple[FormReport, ...]:
+        """Compares forms and hyper-parameters on held-out training functions, without the final fit.
+
+        Raises:
+            ForetrainError: an unknown form.
+            DataError: the Fourier form asked for on data that is not on one regular grid.
+        """
         if self.form not in ("auto", "branch-trunk", "fourier"):
             raise ForetrainError(f"expected the form 'auto', 'branch-trunk' or 'fourier', came {self.form!r}")
         shape = periodic_grid_shape(train)
@@ -161,7 +174,7 @@ class InfiniteWidthOperator:
         else:
             candidates = select_branch_trunk(learn, check, self.activation, self.progress)
         best = min(candidates, key=lambda candidate: candidate.error)
-        return FormReport(form, best.settings, best.error, tuple(candidates), time.perf_counter() - start)
+        return FormReport(form, best.settings, best.error, tuple(candidates), time.perf_counter() - start, len(learn))
 
 
 def solve_closed_form(
@@ -175,4 +188,3 @@ def solve_closed_form(
     if shape is None:
         raise DataError("the Fourier form: expected a regular grid, came other points; use form='branch-trunk'")
     return FourierSolution.solve(train, settings, scale, shape, progress)
-

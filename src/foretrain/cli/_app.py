@@ -1,0 +1,53 @@
+"""Finds the command, runs it, and turns failures a user can act on into one line and exit code 2."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from foretrain._foundation import ForetrainError
+from foretrain.cli._compress import Compress
+from foretrain.cli._demo import Demo
+from foretrain.cli._fit import Fit
+from foretrain.cli._inspect import Inspect
+from foretrain.cli._plan import PlanCommand
+from foretrain.cli._predict import Predict
+from foretrain.cli._report import Report
+from foretrain.cli._run import RunCommand
+from foretrain.cli._train import Train
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[RunCommand, tyro.conf.subcommand("run")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[Compress, tyro.conf.subcommand("compress")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `foretrain`."""
+    try:
+        command = tyro.cli(
+            Command,  # type: ignore[arg-type]
+            prog="foretrain",
+            description="Forecast how the training of a neural operator will go, train it with a certificate, ship it small.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff),
+        )
+        command.execute()
+    except ForetrainError as error:
+        print(f"foretrain: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("foretrain: interrupted; what was finished is in the run folder", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""foretrain plan."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from foretrain.cli._display import Display
+from foretrain.cli._tables import show_plan
+from foretrain.data import load
+from foretrain.forecast import plan
+
+
+@dataclass(frozen=True)
+class PlanCommand:
+    """Choose width, step size and route before anything runs, each number with its reason.
+
+    Example: foretrain plan data.npz --target-error 0.02 --out plan.toml
+    """
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """npz file."""
+    target_error: float = 0.02
+    """Relative L2 error wanted."""
+    steps: int = 1000
+    """Of gradient descent."""
+    tolerance: float = 0.05
+    """How far measured losses may stray from the forecast."""
+    price_per_hour: float = 0.0
+    """Of this machine, to price the routes."""
+    key: int = 0
+    """Seed."""
+    out: Path | None = None
+    """Where to write plan.toml."""
+    json: bool = False
+    """Print as JSON."""
+
+    def execute(self) -> None:
+        """Runs the command."""
+        display = Display(self.json)
+        planned = plan(
+            load(self.data),
+            self.target_error,
+            steps=self.steps,
+            tolerance=self.tolerance,
+            key=self.key,
+            price_per_hour=self.price_per_hour,
+            progress=display,
+        )
+        show_plan(display, planned)
+        if self.out is not None:
+            display.line(f"plan: {planned.save(self.out)}")
+        display.result({**planned.as_dict(), "plan": planned.settings()})

@@ -1,0 +1,90 @@
+"""foretrain run."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from foretrain._foundation import DataError, ForetrainError
+from foretrain.cli._display import Display
+from foretrain.cli._main_job import new_run_folder, run_main_job
+from foretrain.data import load_split
+from foretrain.studies import PipelineSettings, with_overrides
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """Plan, forecast, train, certify, fit, compress and report, on your own file; or replay a run's config.toml.
+
+    The file holds inputs [functions, sensors] and outputs [functions, points], optionally sensor_points and
+    query_points; or train_inputs, train_outputs, test_inputs, test_outputs.
+
+    Example: foretrain run data.npz --target-error 0.02
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """data.npz, or the config.toml of an earlier run."""
+    out: Path | None = None
+    """Run folder (default: runs/DATE-NAME)."""
+    test: int | None = None
+    """Functions to hold out for testing (default: as the file says, else one in six)."""
+    target_error: float | None = None
+    """Relative L2 error to plan for."""
+    steps: int | None = None
+    """Of gradient descent."""
+    error_budget: float | None = None
+    """Mean relative L2 error the shipped model may have."""
+    numbers_budget: int | None = None
+    """Numbers the shipped file may hold."""
+    price_per_hour: float | None = None
+    """Of this machine, to price the routes."""
+    key: int | None = None
+    """Seed of everything drawn."""
+    json: bool = False
+    """Print the result as JSON and nothing else."""
+
+    def execute(self) -> None:
+        """Runs the command."""
+        source: dict[str, Any] = {"path": str(self.source.resolve())}
+        settings = PipelineSettings()
+        if self.source.suffix == ".toml":
+            source, settings = read_config(self.source)
+        asked = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(PipelineSettings)
+            if getattr(self, field.name, None) is not None
+        }
+        settings = with_overrides(settings, asked)
+        split_key = source.get("key", settings.key)
+        test = self.test if self.test is not None else source.get("test")
+        learn, held_out = load_split(source["path"], test, split_key)
+        if len(learn) < 16:
+            raise DataError(
+                f"{source['path']}: expected at least 16 training functions, came {len(learn)}; add samples"
+            )
+        source |= {"test": len(held_out), "key": split_key}
+        folder = new_run_folder(learn.name, self.out)
+        run_main_job(learn, held_out, folder, settings, source, Display(self.json))
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], PipelineSettings]:
+    """The data source and settings of a config.toml.
+
+    Raises:
+        ForetrainError: missing, not TOML, without [data] path, or with unknown settings.
+    """
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ForetrainError(f"{path}: expected a run's config.toml, came {error}; check the path") from error
+    if "path" not in table.get("data", {}):
+        raise ForetrainError(f"{path}: expected [data] with a path, came none; use the config.toml of a run folder")
+    known = {field.name for field in dataclasses.fields(PipelineSettings)}
+    unknown = sorted(set(table.get("run", {})) - known)
+    if unknown:
+        raise ForetrainError(f"{path}: expected settings among {', '.join(sorted(known))}, came {', '.join(unknown)}")
+    return dict(table["data"]), with_overrides(PipelineSettings(), table.get("run", {}))

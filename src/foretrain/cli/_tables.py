@@ -1,0 +1,141 @@
+"""Tables of the main job's parts."""
+
+import math
+from typing import Any
+
+from foretrain.cli._display import Display, percent, seconds, size
+from foretrain.compression import CompressedModel
+from foretrain.forecast import Forecast, Plan
+from foretrain.training import Run
+
+MARKS = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+
+
+def show_plan(display: Display, planned: Plan) -> None:
+    """The plan's numbers with reasons, its curves and its routes."""
+    display.heading("Plan")
+    display.table(
+        ("what", "value", "why", "status"),
+        [(d.name, d.value, d.reason, d.status) for d in planned.decisions],
+    )
+    display.heading("Forecast from the data alone (90 % band)")
+    show_curves(display, planned.forecast)
+    target = planned.forecast.steps_to(planned.target_error)
+    horizon = planned.forecast.horizon
+    reached = f"{target:,} steps" if target else f"not within the {horizon:,} steps this forecast resolves"
+    display.line(
+        f"  {percent(planned.target_error)} test error: {reached}; best stopping step "
+        f"{planned.forecast.best_stopping_step:,} of {planned.steps:,}"
+    )
+    display.heading("Routes to the target")
+    priced = any(route.price for route in planned.routes)
+    display.table(
+        ("", "route", "test error", "steps", "time", "memory", *(("price",) if priced else ()), "status", "note"),
+        [
+            (
+                "->" if r.chosen else "",
+                r.name,
+                percent(r.test_error),
+                f"{r.steps:,}" if r.steps is not None else "-",
+                seconds(r.seconds),
+                size(r.bytes),
+                *((f"{r.price:.2g}" if r.price is not None else "-",) if priced else ()),
+                r.status,
+                r.note,
+            )
+            for r in planned.routes
+        ],
+        right=("test error", "steps", "time", "memory", "price"),
+    )
+
+
+def show_curves(display: Display, told: Forecast) -> None:
+    """Loss and test error at round steps."""
+    rows = []
+    for step in [mark for mark in MARKS if mark <= told.steps]:
+        error = percent(float(told.test_error[step])) if told.test_error is not None else "-"
+        band = f"{told.lower[step]:.4g} to {told.upper[step]:.4g}"
+        rows.append((f"{step:,}", f"{told.loss[step]:.4g}", band, error))
+    display.table(("step", "loss", "band", "test error"), rows, right=("step", "loss", "test error"))
+
+
+def show_run(display: Display, run: Run, checked: list[dict[str, float]]) -> None:
+    """Forecast beside measured, and the certificate."""
+    display.heading("Forecast beside measured")
+    display.table(
+        ("step", "loss forecast", "measured", "off by", "test error forecast", "measured ", "off by "),
+        [
+            (
+                f"{row['step']:,}",
+                f"{row['forecast_loss']:.4g}",
+                f"{row['measured_loss']:.4g}",
+                f"{100 * (row['loss_ratio'] - 1):+.2f} %",
+                percent(row["forecast_test_error"]),
+                percent(row["measured_test_error"]),
+                f"{100 * (row['test_ratio'] - 1):+.2f} %",
+            )
+            for row in checked
+        ],
+        right=("step", "loss forecast", "measured", "off by", "test error forecast", "measured ", "off by "),
+    )
+    display.heading(f"Certificate: {run.certificate.verdict}")
+    display.line(f"  {run.certificate.sentence}")
+    display.table(
+        ("check", "value", "limit", "", "status"),
+        [
+            (
+                c.name,
+                f"{c.value:.4g}",
+                "none" if math.isinf(c.limit) else f"{c.limit:.3g}",
+                "held" if c.held else "NOT held",
+                c.status,
+            )
+            for c in run.certificate.checks
+        ],
+        right=("value", "limit"),
+    )
+
+
+def show_fit(display: Display, record: dict[str, Any]) -> None:
+    """The closed forms."""
+    display.heading("Infinite width, in closed form")
+    display.table(
+        ("", "form", "settings", "held-out error", "test error", "fit", "predict", "residual"),
+        [
+            (
+                "->" if row["form"] == record["chosen"] else "",
+                row["form"],
+                row["description"],
+                percent(row["held_out_error"]),
+                percent(row["test_error"]),
+                seconds(row["fit_seconds"]),
+                seconds(row["predict_seconds"]),
+                f"{row['residual']:.1g}",
+            )
+            for row in record["forms"]
+        ],
+        right=("held-out error", "test error", "fit", "predict", "residual"),
+    )
+
+
+def show_compressed(display: Display, small: CompressedModel) -> None:
+    """The front of sizes, errors and latencies."""
+    display.heading("What can be shipped")
+    display.table(
+        ("", "model", "format", "numbers", "file", "test error", "one sample", "file vs network", "note"),
+        [
+            (
+                "->" if c.chosen else "",
+                c.name,
+                c.format,
+                f"{c.numbers:,}",
+                size(c.bytes),
+                percent(c.test_error),
+                seconds(c.latency_seconds),
+                f"{c.agreement:.1g}" if c.agreement is not None else "-",
+                c.as_dict()["note"],
+            )
+            for c in small.candidates
+        ],
+        right=("numbers", "file", "test error", "one sample", "file vs network"),
+    )

@@ -1,0 +1,160 @@
+"""What may be spent, and what was found: the size, error and latency of every candidate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from foretrain._foundation import ForetrainError, write_atomically
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits a shipped model must keep; None means no limit.
+
+    Attributes:
+        error: mean relative L2 error on functions not trained on.
+        numbers: stored in the file.
+        bytes: of the file.
+        latency: seconds for one sample on one core.
+    """
+
+    error: float | None = None
+    numbers: int | None = None
+    bytes: int | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value <= 0:
+                raise ForetrainError(f"expected a positive budget, came {name} = {value}")
+
+    def excess(self, error: float, numbers: int, size: int, latency: float) -> str:
+        """What exceeds the budget, in words; empty if nothing does."""
+        measured = {"error": error, "numbers": numbers, "bytes": size, "latency": latency}
+        over = [name for name, limit in vars(self).items() if limit is not None and measured[name] > limit]
+        return ", ".join(f"{name} {measured[name]:.3g} over {getattr(self, name):.3g}" for name in over)
+
+
+class Package(Protocol):
+    """A network in a file that others can run."""
+
+    file: bytes
+    numbers: int
+    bytes: int
+    latency_seconds: float
+
+    def predict(self, inputs: Float[np.ndarray, "functions sensors"]) -> Float[np.ndarray, "functions points"]: ...
+
+
+class Packager(Protocol):
+    """Turns a network into a package; the deployment room brings one for ONNX."""
+
+    def __call__(
+        self,
+        network: Any,
+        number_format: str,
+        calibration_inputs: Float[np.ndarray, "functions sensors"],
+        card: Mapping[str, object] | None = None,
+    ) -> Package: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point of the front.
+
+    Attributes:
+        name, format: which network, in which numbers.
+        numbers, bytes, latency_seconds: of its file.
+        test_error: mean relative L2 error on the functions it is judged by.
+        agreement: relative L2 difference between the file's answers and the network's own (None for the teacher).
+        excess: what exceeds the budget, in words; empty if nothing does.
+        note: what to know.
+        chosen: whether it is the one to ship.
+        package: the file; None for the teacher.
+        network: the student; None for the teacher.
+    """
+
+    name: str
+    format: str
+    numbers: int
+    bytes: int
+    latency_seconds: float
+    test_error: float
+    agreement: float | None
+    excess: str
+    note: str = ""
+    chosen: bool = False
+    package: Package | None = None
+    network: Any = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        kept = ("name", "format", "numbers", "bytes", "test_error", "latency_seconds", "chosen", "agreement")
+        note = "; ".join(part for part in (self.excess, self.note) if part)
+        return {**{key: getattr(self, key) for key in kept}, "within_budget": not self.excess, "note": note}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one step of compression did to the error."""
+
+    name: str
+    error_before: float | None
+    error_after: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CompressedModel:
+    """The front of candidates, the teacher first, and the one to ship.
+
+    Attributes:
+        budget: what was asked for.
+        candidates: all of them.
+        stages: what each step of compression did.
+    """
+
+    budget: Budget
+    candidates: tuple[Candidate, ...]
+    stages: tuple[Stage, ...]
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The smallest candidate within the budget, or None."""
+        return next((candidate for candidate in self.candidates if candidate.chosen), None)
+
+    def export(self, path: str | Path) -> Path:
+        """Writes the chosen model's ONNX file.
+
+        Raises:
+            ForetrainError: if nothing keeps the budget; the message names the nearest candidate.
+        """
+        if self.chosen is None or self.chosen.package is None:
+            nearest = min(
+                (candidate for candidate in self.candidates if candidate.package is not None),
+                key=lambda candidate: candidate.test_error,
+            )
+            raise ForetrainError(
+                f"nothing keeps the budget; the nearest is {nearest.name} in {nearest.format} ({nearest.excess}): "
+                "relax that limit"
+            )
+        file = self.chosen.package.file
+        return write_atomically(path, lambda stream: stream.write(file))
+
+    def predict(self, inputs: Float[np.ndarray, "functions sensors"]) -> Float[np.ndarray, "functions points"]:
+        """What the shipped file answers, physical units in and out."""
+        if self.chosen is None or self.chosen.package is None:
+            raise ForetrainError("nothing keeps the budget, so there is no model to predict with; relax a limit")
+        return self.chosen.package.predict(inputs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        return {
+            "budget": vars(self.budget),
+            "rows": [candidate.as_dict() for candidate in self.candidates],
+            "stages": [vars(stage) for stage in self.stages],
+        }

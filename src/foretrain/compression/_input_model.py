@@ -1,0 +1,34 @@
+"""A Gaussian model of the training inputs, to draw fresh ones for the teacher to label."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class GaussianInputs:
+    """u ~ N(mean, directions diag(deviations^2) directions^T), fitted to the training inputs.
+
+    **Assumption:** the inputs the model will meet look like the training inputs up to second moments.
+
+    Attributes:
+        mean: [sensors]; directions: orthonormal, [sensors, components]; deviations: [components].
+    """
+
+    mean: Float[np.ndarray, " sensors"]
+    directions: Float[np.ndarray, "sensors components"]
+    deviations: Float[np.ndarray, " components"]
+
+    @classmethod
+    def fit(cls, inputs: Float[np.ndarray, "functions sensors"]) -> "GaussianInputs":
+        """Principal components of the inputs, all that are not rounding."""
+        mean = inputs.mean(axis=0)
+        _, singular, directions = np.linalg.svd(inputs - mean, full_matrices=False)
+        kept = singular > 1e-10 * singular[0]
+        return cls(mean, directions[kept].T, singular[kept] / np.sqrt(max(1, len(inputs) - 1)))
+
+    def draw(self, count: int, key: int) -> Float[np.ndarray, "functions sensors"]:
+        """Fresh input functions; the same key gives the same ones."""
+        coefficients = np.random.default_rng(key).standard_normal((count, len(self.deviations)))
+        return self.mean + (coefficients * self.deviations) @ self.directions.T

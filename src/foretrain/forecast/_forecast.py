@@ -1,0 +1,133 @@
+"""The forecast of a training run, from data, model and method."""
+
+import jax
+import numpy as np
+
+from foretrain._foundation import ForetrainError, Progress, ignore_progress
+from foretrain.data import OperatorDataset
+from foretrain.forecast._cost import Cost, measure_cost
+from foretrain.forecast._curves import Forecast
+from foretrain.forecast._kernels import drawn_kernels, limit_kernels, normalised_outputs
+from foretrain.forecast._methods import GradientDescent, Method
+from foretrain.forecast._spectral import SpectralCurves, spectral_curves
+from foretrain.forecast._width import Basis, WidthDeviation, log_spaced_steps, measure_width_deviation
+from foretrain.models import ShallowOperator
+
+Array = np.ndarray
+
+
+def forecast(
+    train: OperatorDataset,
+    model: ShallowOperator,
+    method: Method | None = None,
+    steps: int = 10_000,
+    test: OperatorDataset | None = None,
+    *,
+    key: int = 0,
+    basis: Basis = "infinite width",
+    deviation: WidthDeviation | None = None,
+    cost: Cost | None = None,
+    tolerance: float = 1e-3,
+    max_krylov: int = 160,
+    progress: Progress = ignore_progress,
+) -> Forecast:
+    """Loss and test error of a training run before its first step.
+
+        r_k = P_k(Theta) r_0,      r_0 = G_0 - z with the outputs G_0 of the weights that `key` draws
+
+    Arguments:
+        train: the training data.
+        model: its weights are drawn with `key`, exactly as `train` will draw them.
+        method: full-batch gradient descent with step size 1 / (largest eigenvalue) by default.
+        steps: how many steps to forecast.
+        test: functions whose error to forecast as well.
+        basis: the kernel of infinite width (from the data alone, seconds) or that of the drawn weights (free of the
+            draw's noise, about one training step's cost for each Krylov vector).
+        deviation: measured deviation of finite width, for the band; measured here if absent.
+        cost: of a step on this machine; measured here if absent.
+        tolerance, max_krylov: the Krylov space grows until the bounds of the loss at the last step agree to the first,
+            to at most the second many vectors.
+
+    **Assumption:** the kernel stays near its start while training; the band and the certificate measure how nearly.
+
+    Source: Xu, Li, Huang, arXiv 2412.05545, for the kernel and the worst-case rate; Golub, Meurant (2010) for bounds.
+    """
+    if steps < 1:
+        raise ForetrainError(f"expected at least one step to forecast, came {steps}")
+    network = model.initialise(train, jax.random.key(key))
+    deviation = deviation or measure_width_deviation(train, model, steps, key, progress=progress)
+    gram, test_apply = limit_kernels(model, train, test)
+    if basis == "drawn weights":
+        training, test_apply = drawn_kernels(network, train, test)
+        apply = training.apply
+        eigenvalue_max = training.eigenvalue_max(1e-3) * (1 + 1e-3)
+    else:
+        apply = gram.apply
+        eigenvalue_max = gram.eigenvalue_max(1e-4)
+    method = (method or GradientDescent()).with_step_size(eigenvalue_max)
+    residual = normalised_outputs(network, train) - network.scale.normalise(train.outputs)
+    curves = spectral_curves(
+        apply,
+        residual,
+        method,
+        steps,
+        tolerance=tolerance,
+        max_krylov=max_krylov,
+        test=test_apply,
+        test_start=normalised_outputs(network, test) if test is not None else None,
+        test_truth=network.scale.normalise(test.outputs) if test is not None else None,
+        offset=network.scale.offset / network.scale.scale,
+        progress=_renamed(progress, f"forecasting ({basis})"),
+    )
+    rate = (method.step_size or 0.0) * sum(gram.term_eigenvalues_min()) / 2
+    return _assemble(
+        curves, method, steps, model, deviation, cost or measure_cost(model, train), rate, eigenvalue_max, basis
+    )
+
+
+def _assemble(
+    curves: SpectralCurves,
+    method: Method,
+    steps: int,
+    model: ShallowOperator,
+    deviation: WidthDeviation,
+    cost: Cost,
+    rate: float,
+    eigenvalue_max: float,
+    basis: Basis,
+) -> Forecast:
+    every = np.arange(steps + 1)
+    lower, upper = curves.loss(method, every)
+    # Where the bounds part, the truth is between them; their geometric mean is the even-handed guess.
+    loss = np.sqrt(lower * upper)
+    stretch = np.exp(deviation.loss_band(every, model.width, basis))
+    test_error = test_lower = test_upper = None
+    best = int(np.argmin(loss))
+    if curves.has_test:
+        marks = log_spaced_steps(steps, per_decade=60)
+        test_error = np.exp(np.interp(np.log1p(every), np.log1p(marks), np.log(curves.test_error(method, marks))))
+        test_stretch = np.exp(deviation.test_error_band(every, model.width, basis))
+        test_lower, test_upper = test_error / test_stretch, test_error * test_stretch
+        best = int(np.argmin(test_error))
+    return Forecast(
+        loss=loss,
+        lower=lower / stretch,
+        upper=upper * stretch,
+        test_error=test_error,
+        test_error_lower=test_lower,
+        test_error_upper=test_upper,
+        worst_case_loss=loss[0] * np.exp(every * np.log1p(-min(rate, 0.5))),
+        worst_case_rate=rate,
+        step_size=float(method.step_size or 0.0),
+        eigenvalue_max=eigenvalue_max,
+        basis=basis,
+        best_stopping_step=best,
+        cost=cost,
+        method=method,
+        curves=curves,
+        test_curves=curves if curves.has_test else None,
+    )
+
+
+def _renamed(progress: Progress, stage: str) -> Progress:
+    return lambda _, done, total, figures=None: progress(stage, done, total, figures)
