@@ -43,4 +43,4 @@ def test_markdown_is_the_same_from_strings_and_from_values():
 
 
 def test_markdown_cells_cannot_break_the_table():
-    assert "| a \\| b c |" in model_card_markdown({"training_command": "a | b\nc"})
+    assert "| a \\| b c |" in model_card_markdown({"replay": "a | b\nc"})

@@ -16,7 +16,8 @@ _LABELS = {
     "number_format": "Number format",
     "data_fingerprint": "Training data",
     "test_error": "Test error (mean relative L2)",
-    "training_command": "Made by",
+    "command": "Made by",
+    "replay": "Replay with",
     "input_range": "Input values seen",
     "input_norm_range": "Input norms seen (root mean square)",
 }
@@ -33,8 +34,8 @@ def model_card(
         number_format: how the file stores its numbers.
         inputs: what the model is meant for, in physical units; the card records the least and largest value and the
             least and largest norm |u| / sqrt(sensors).
-        details: further entries, and those that only the caller knows: name, data_fingerprint, test_error,
-            training_command (what replays the training). They take precedence.
+        details: further entries, and those that only the caller knows: name, data_fingerprint, test_error, command,
+            replay (what trains it again). They take precedence.
 
     Raises:
         ForetrainError: an entry that JSON cannot hold.

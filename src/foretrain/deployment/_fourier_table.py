@@ -75,11 +75,18 @@ def _wave_numbers(table: Array) -> tuple[tuple[int, ...], Array] | None:
     for shape in _shapes(points):
         strides = [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
         waves = np.stack([np.round(angles[s] * n) for s, n in zip(strides, shape, strict=True)])
-        grid = np.indices(shape).reshape(len(shape), -1) / np.asarray(shape)[:, None]
-        angle = 2 * np.pi * grid.T @ waves
-        if np.allclose(np.concatenate([np.cos(angle), np.sin(angle)], axis=1), table, atol=1e-5):
+        # A few rows rule out most shapes of a large grid.
+        if all(
+            _agrees(table, shape, waves, rows) for rows in (np.arange(0, points, 1 + points // 32), np.arange(points))
+        ):
             return shape, waves
     return None
+
+
+def _agrees(table: Array, shape: tuple[int, ...], waves: Array, rows: Array) -> bool:
+    grid = np.stack(np.unravel_index(rows, shape), axis=1) / np.asarray(shape)
+    angle = 2 * np.pi * grid @ waves
+    return np.allclose(np.concatenate([np.cos(angle), np.sin(angle)], axis=1), table[rows], atol=1e-5)
 
 
 def _shapes(points: int) -> list[tuple[int, ...]]:
