@@ -25,7 +25,7 @@ class PlanCommand:
     """Relative L2 error wanted."""
     steps: int = 1000
     """Of gradient descent."""
-    tolerance: float = 0.05
+    tolerance: float = 0.03
     """How far measured losses may stray from the forecast."""
     price_per_hour: float = 0.0
     """Of this machine, to price the routes."""

@@ -5,7 +5,7 @@ from foretrain.forecast._curves import Forecast
 from foretrain.forecast._decisions import Decision
 from foretrain.forecast._descent_step import descend, training_arrays, training_step
 from foretrain.forecast._forecast import forecast
-from foretrain.forecast._kernels import drawn_kernels, normalised_outputs
+from foretrain.forecast._kernels import drawn_kernels, normalised_outputs, trained_outputs
 from foretrain.forecast._methods import GradientDescent, GradientFlow, HeavyBall, Method
 from foretrain.forecast._plan import Plan, load_plan_settings, plan, toml_value
 from foretrain.forecast._routes import Route
@@ -35,6 +35,7 @@ __all__ = [
     "plan",
     "spectral_curves",
     "toml_value",
+    "trained_outputs",
     "training_arrays",
     "training_step",
 ]

@@ -43,7 +43,7 @@ def step_bytes(model: ShallowOperator, data: OperatorDataset) -> int:
 
 
 def measure_cost(
-    model: ShallowOperator, data: OperatorDataset, *, price_per_hour: float = 0.0, widths: tuple[int, int] = (128, 384)
+    model: ShallowOperator, data: OperatorDataset, *, price_per_hour: float = 0.0, widths: tuple[int, int] = (64, 256)
 ) -> Cost:
     """Times a few steps at two small widths on the full data and extrapolates linearly to the model's width.
 
@@ -57,7 +57,7 @@ def measure_cost(
     return Cost(max(seconds, large), step_bytes(model, data), price_per_hour)
 
 
-def _seconds_per_step(model: ShallowOperator, data: OperatorDataset, repeats: int = 5) -> float:
+def _seconds_per_step(model: ShallowOperator, data: OperatorDataset, repeats: int = 4) -> float:
     network = model.initialise(data, jax.random.key(0))
     inputs, points, target = training_arrays(network, data)
     jax.block_until_ready(training_step(network, inputs, points, target, 0.0))

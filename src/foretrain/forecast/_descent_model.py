@@ -47,7 +47,9 @@ def choose_descent_model(
     for done, (name, norm) in enumerate(pairs):
         progress("choosing what to descend with", done, len(pairs))
         model = ShallowOperator(256, BRANCH_WIDTH, name, embedding=choose_embedding(train, norm))
-        candidates.append(_candidate(model, norm, thin.take(learning), thin.take(checking), steps))
+        error = _forecast_error(model, thin.take(learning), thin.take(checking), steps)
+        definite = sum(limit_kernels(model, train, None)[0].term_eigenvalues_min()) > 0
+        candidates.append(DescentCandidate(name, norm, error, definite))
         models.append(model)
     progress("choosing what to descend with", len(pairs), len(pairs))
     anything = not any(candidate.definite for candidate in candidates)
@@ -55,9 +57,7 @@ def choose_descent_model(
     return models[best], (candidates[best], *(c for i, c in enumerate(candidates) if i != best))
 
 
-def _candidate(
-    model: ShallowOperator, norm: float, learn: OperatorDataset, check: OperatorDataset, steps: int
-) -> DescentCandidate:
+def _forecast_error(model: ShallowOperator, learn: OperatorDataset, check: OperatorDataset, steps: int) -> float:
     gram, cross = limit_kernels(model, learn, check)
     scale = OutputScale.of(learn.outputs)
     method = GradientDescent().with_step_size(gram.eigenvalue_max(1e-3))
@@ -72,5 +72,4 @@ def _candidate(
         test_truth=scale.normalise(check.outputs),
         offset=scale.offset / scale.scale,
     )
-    error = float(curves.test_error(method, np.array([float(steps)]))[0])
-    return DescentCandidate(model.activation, norm, error, sum(gram.term_eigenvalues_min()) > 0)
+    return float(curves.test_error(method, np.array([float(steps)]))[0])

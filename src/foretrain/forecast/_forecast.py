@@ -14,6 +14,8 @@ from foretrain.forecast._width import Basis, WidthDeviation, log_spaced_steps, m
 from foretrain.models import ShallowOperator
 
 Array = np.ndarray
+SINGLE_PRECISION = 1e-3
+"""Half-width that every band has: the network computes in single precision, the forecast in double."""
 
 
 def forecast(
@@ -100,13 +102,13 @@ def _assemble(
     lower, upper = curves.loss(method, every)
     # Where the bounds part, the truth is between them; their geometric mean is the even-handed guess.
     loss = np.sqrt(lower * upper)
-    stretch = np.exp(deviation.loss_band(every, model.width, basis))
+    stretch = np.exp(SINGLE_PRECISION + deviation.loss_band(every, model.width, basis))
     test_error = test_lower = test_upper = None
     best = int(np.argmin(loss))
     if curves.has_test:
         marks = log_spaced_steps(steps, per_decade=60)
         test_error = np.exp(np.interp(np.log1p(every), np.log1p(marks), np.log(curves.test_error(method, marks))))
-        test_stretch = np.exp(deviation.test_error_band(every, model.width, basis))
+        test_stretch = np.exp(SINGLE_PRECISION + deviation.test_error_band(every, model.width, basis))
         test_lower, test_upper = test_error / test_stretch, test_error * test_stretch
         best = int(np.argmin(test_error))
     return Forecast(

@@ -46,18 +46,23 @@ def limit_kernels(
     )
 
 
+def trained_outputs(network: ShallowOperatorNetwork, inputs: jax.Array, points: jax.Array) -> jax.Array:
+    """The network's normalised outputs, differentiable in its trained weights only.
+
+    One function for every network, so that its derivatives are compiled once.
+    """
+    if not network.train_outer:
+        network = eqx.tree_at(lambda tree: tree.outer, network, jax.lax.stop_gradient(network.outer))
+    return network.normalised(inputs, points)
+
+
 def drawn_kernels(
     network: ShallowOperatorNetwork, train: OperatorDataset, test: OperatorDataset | None
 ) -> tuple[EmpiricalKernel, Apply | None]:
     """Theta(train, train) of the drawn weights, and Theta(test, train)."""
-    moved, frozen = eqx.partition(network, network.trained())
-
-    def function(weights: ShallowOperatorNetwork, inputs: jax.Array, points: jax.Array) -> jax.Array:
-        return eqx.combine(weights, frozen).normalised(inputs, points)
-
     embedding = network.embedding
     inputs, points = jnp.asarray(embedding.inputs(train.inputs), jnp.float32), embedding.points(train.query_points)
-    kernel = EmpiricalKernel(function, moved, inputs, jnp.asarray(points, jnp.float32), chunk=len(train))
+    kernel = EmpiricalKernel(trained_outputs, network, inputs, jnp.asarray(points, jnp.float32), chunk=len(train))
     if test is None:
         return kernel, None
     test_inputs, test_points = embedding.inputs(test.inputs), embedding.points(test.query_points)

@@ -118,7 +118,7 @@ def plan(
     target_error: float = 0.02,
     *,
     steps: int = 1000,
-    tolerance: float = 0.05,
+    tolerance: float = 0.03,
     key: int = 0,
     price_per_hour: float = 0.0,
     test: OperatorDataset | None = None,

@@ -74,7 +74,7 @@ def measure_width_deviation(
     steps: int,
     key: int = 0,
     *,
-    pilot_width: int = 256,
+    pilot_width: int = 128,
     pilots: int = 8,
     functions: int = 128,
     points: int = 16,

@@ -67,7 +67,8 @@ class ShallowFourierOperator:
         count = len(wave_numbers)
         # A mode's real and imaginary parts turn into each other under translation: they share one scale.
         power = np.mean(coefficients[:, :count] ** 2 + coefficients[:, count:] ** 2, axis=0) / 2
-        power = np.maximum(power, power.max() * 1e-12)
+        # Modes the inputs do not have must not be amplified into rounding noise.
+        power = np.maximum(power, power.max() * 1e-8)
         feature_scale = power ** ((self.whitening - 1) / 2)
         feature_scale *= self.input_norm / np.sqrt(2 * np.sum(power * feature_scale**2))
         filter_key, bias_key = jax.random.split(key)

@@ -38,7 +38,7 @@ class PipelineSettings:
 
     target_error: float = 0.02
     steps: int = 1000
-    tolerance: float = 0.05
+    tolerance: float = 0.03
     error_budget: float = 0.012
     numbers_budget: int = 20_000
     key: int = 0
@@ -241,7 +241,8 @@ def _fit(
         rows.append(
             {
                 "form": report.form,
-                "description": ", ".join(f"{key} {value}" for key, value in vars(report.settings).items()),
+                "description": str(report.settings),
+                "settings": vars(report.settings),
                 "held_out_error": report.held_out_error,
                 "test_error": error,
                 "choice_seconds": report.seconds,

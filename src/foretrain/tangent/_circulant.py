@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Complex, Float, Int
 
 from foretrain._foundation import Progress, double_precision, ignore_progress
 from foretrain.tangent._factor import cholesky
@@ -14,6 +14,7 @@ from foretrain.tangent._grid import Solution
 from foretrain.tangent._krylov import EigenPair, largest_eigenvalue
 
 Array = np.ndarray
+CHUNK_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,14 @@ class CirculantKernel:
         right = self.transform(residual)
         solved = np.empty_like(right)
         jitter = 0.0
-        for frequency, matrix in self._real_or_hermitian():
-            progress("solving frequency by frequency", frequency, len(self.blocks))
-            factor = cholesky(matrix, f"frequency {frequency}")
+        for frequencies, matrices in self._systems():
+            progress("solving frequency by frequency", int(frequencies[0]), len(self.blocks))
+            factor = cholesky(matrices, f"frequencies {frequencies[0]} to {frequencies[-1]}")
             jitter = max(jitter, factor.jitter)
-            packed = self._pack(right[frequency], len(matrix))
-            solved[frequency] = self._unpack(np.asarray(_triangular_solve(factor.lower, jnp.asarray(packed))))
+            packed = self._pack(right[frequencies], matrices.shape[-1])
+            answers = np.asarray(_triangular_solve(factor.lower, jnp.asarray(packed)[..., None]))[..., 0]
+            solved[frequencies] = self._unpack(answers)
+        progress("solving frequency by frequency", len(self.blocks), len(self.blocks))
         value = self.inverse_transform(solved)
         mismatch = np.linalg.norm(self.apply(value) - residual) / np.linalg.norm(residual)
         return Solution(value, float(mismatch), (jitter, 0.0))
@@ -97,12 +100,13 @@ class CirculantKernel:
         """log det Theta, frequency by frequency."""
         total = 0.0
         multiplicity = frequency_multiplicity(self.grid_shape)
-        for frequency, matrix in self._real_or_hermitian():
-            factor = cholesky(matrix, f"frequency {frequency}")
-            value = 2 * float(jnp.sum(jnp.log(jnp.real(jnp.diagonal(factor.lower)))))
+        for frequencies, matrices in self._systems():
+            factor = cholesky(matrices, f"frequencies {frequencies[0]} to {frequencies[-1]}")
+            diagonals = jnp.real(jnp.diagonal(factor.lower, axis1=-2, axis2=-1))
+            values = 2 * np.asarray(jnp.sum(jnp.log(diagonals), axis=-1))
             # A packed real matrix of twice the size already counts the frequency and its negative.
-            packed = len(matrix) == 2 * self.shape[0]
-            total += value * (multiplicity[frequency] / 2 if packed else multiplicity[frequency])
+            packed = matrices.shape[-1] == 2 * self.shape[0]
+            total += float(np.sum(values * multiplicity[frequencies])) / (2 if packed else 1)
         return total
 
     def eigenvalue_max(self, tolerance: float = 1e-8) -> float:
@@ -116,33 +120,44 @@ class CirculantKernel:
     @double_precision
     def eigenvalue_min(self) -> float:
         """The smallest eigenvalue: the least over the frequencies' own matrices."""
-        return min(float(jnp.linalg.eigvalsh(matrix)[0]) for _, matrix in self._real_or_hermitian())
+        return min(float(jnp.min(jnp.linalg.eigvalsh(matrices))) for _, matrices in self._systems())
 
-    def _real_or_hermitian(self) -> Iterator[tuple[int, jax.Array]]:
-        """The matrix to factorise at each frequency: Hermitian, or real when a reflection couples w with -w."""
+    def _systems(self) -> Iterator[tuple[Int[Array, " some"], jax.Array]]:
+        """The matrices to factorise, a few frequencies of one size at a time: (frequencies, stacked matrices).
+
+        Hermitian of the functions' number, or real of twice that where a reflection couples w with -w.
+        """
         functions = self.shape[0]
-        unpaired = self_conjugate_frequencies(self.grid_shape)
-        for frequency, block in enumerate(self.blocks):
-            if self.reflected is None:
-                yield frequency, jnp.asarray(block) + self.ridge * jnp.eye(functions)
-                continue
-            mirror = self.sign * self.reflected[frequency]
-            upper = (block.real + mirror.real) / 2
-            if unpaired[frequency]:
-                yield frequency, jnp.asarray(upper) + self.ridge * jnp.eye(functions)
-                continue
-            mixed = (block.imag + mirror.imag) / 2
-            matrix = np.block([[upper, mixed.T], [mixed, (block.real - mirror.real) / 2]])
-            yield frequency, jnp.asarray(matrix) + self.ridge * jnp.eye(2 * functions)
+        alone = self_conjugate_frequencies(self.grid_shape)
+        groups = [np.arange(len(self.blocks))]
+        if self.reflected is not None:
+            groups = [np.flatnonzero(alone), np.flatnonzero(~alone)]
+        at_once = max(1, CHUNK_BYTES // (32 * functions**2))
+        for group in groups:
+            for start in range(0, len(group), at_once):
+                frequencies = group[start : start + at_once]
+                matrices = self._stacked(frequencies, bool(alone[frequencies[0]]))
+                yield frequencies, jnp.asarray(matrices) + self.ridge * jnp.eye(matrices.shape[-1])
+
+    def _stacked(self, frequencies: Int[Array, " some"], alone: bool) -> Array:
+        blocks = self.blocks[frequencies]
+        if self.reflected is None:
+            return blocks
+        mirrors = self.sign * self.reflected[frequencies]
+        upper = (blocks.real + mirrors.real) / 2
+        if alone:
+            return upper
+        mixed = (blocks.imag + mirrors.imag) / 2
+        return np.block([[upper, mixed.transpose(0, 2, 1)], [mixed, (blocks.real - mirrors.real) / 2]])
 
     def _pack(self, spectrum: Array, size: int) -> Array:
         if self.reflected is None:
             return spectrum
-        return np.concatenate([spectrum.real, spectrum.imag]) if size == 2 * len(spectrum) else spectrum.real
+        return np.concatenate([spectrum.real, spectrum.imag], axis=1) if size == 2 * self.shape[0] else spectrum.real
 
     def _unpack(self, packed: Array) -> Array:
         functions = self.shape[0]
-        return packed[:functions] + 1j * packed[functions:] if len(packed) == 2 * functions else packed
+        return packed[:, :functions] + 1j * packed[:, functions:] if packed.shape[1] == 2 * functions else packed
 
 
 def frequency_multiplicity(grid_shape: tuple[int, ...]) -> Float[Array, " frequencies"]:

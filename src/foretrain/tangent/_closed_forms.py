@@ -35,6 +35,13 @@ class BranchTrunkSettings:
     outer_rate: float = 0.0
     ridge: float = 0.0
 
+    def __str__(self) -> str:
+        parts = [f"{self.activation} x {self.trunk_activation}", f"input norm {self.input_norm:g}"]
+        parts += [f"point scale {self.point_scale:g}"] if self.point_scale != 1 else []
+        parts += ["outer weights trained"] if self.outer_rate else []
+        parts += [f"ridge {self.ridge:g}"] if self.ridge else []
+        return ", ".join(parts)
+
 
 Settings = BranchTrunkSettings | FourierSettings
 

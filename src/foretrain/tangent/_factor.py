@@ -20,7 +20,8 @@ class CholeskyFactor(NamedTuple):
 
 @jax.jit
 def _try(matrix: Array, jitter: Array) -> Array:
-    return jnp.linalg.cholesky(matrix + jitter * jnp.eye(matrix.shape[-1], dtype=matrix.dtype))
+    shifted = matrix + jitter * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    return jnp.linalg.cholesky(shifted, symmetrize_input=False)
 
 
 def cholesky(matrix: Float[Array, "*batch n n"], name: str) -> CholeskyFactor:

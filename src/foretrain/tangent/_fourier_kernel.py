@@ -41,6 +41,15 @@ class FourierSettings:
     reflection: int = 0
     ridge: float = 1e-9
 
+    def __str__(self) -> str:
+        parts = [f"{self.activation}", f"input norm {self.input_norm:g}"]
+        parts.append(f"filters ~ (1 + (k/{self.mode_scale:g})^2)^-{self.decay:g}")
+        parts += [f"bias {self.bias:g}"] if self.bias else []
+        parts += ["filters trained"] if self.train_filters else []
+        parts += ["odd reflection" if self.reflection < 0 else "even reflection"] if self.reflection else []
+        parts.append(f"ridge {self.ridge:g}")
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True)
 class FilteredFunctions:
@@ -116,20 +125,22 @@ class FourierKernel:
         With `symmetric` (left and right the same functions) only tiles on and below the diagonal are computed.
         """
         points = int(np.prod(self.grid_shape))
-        tile = max(1, int((TILE_ENTRIES / points) ** 0.5))
-        starts_left, starts_right = range(0, len(left.variances), tile), range(0, len(right.variances), tile)
+        largest = max(1, int((TILE_ENTRIES / points) ** 0.5))
+        tile, width = _even_tile(len(left.variances), largest), _even_tile(len(right.variances), largest)
+        starts_left = range(0, len(left.variances), tile)
+        starts_right = range(0, len(right.variances), width)
         pairs = [(i, j) for i in starts_left for j in starts_right if not symmetric or j <= i]
         for done, (i, j) in enumerate(pairs):
             progress("building the kernel", done, len(pairs))
-            rows, columns = slice(i, min(i + tile, len(left.variances))), slice(j, min(j + tile, len(right.variances)))
+            rows, columns = slice(i, min(i + tile, len(left.variances))), slice(j, min(j + width, len(right.variances)))
             block = _tile(
                 activation(self.settings.activation),
                 self.settings.train_filters,
                 self.grid_shape,
                 _padded(left.spectrum[rows], tile),
                 _padded(left.variances[rows], tile),
-                _padded(right.spectrum[columns], tile),
-                _padded(right.variances[columns], tile),
+                _padded(right.spectrum[columns], width),
+                _padded(right.variances[columns], width),
                 self.settings.bias**2,
             )
             consume(rows, columns, np.asarray(block)[:, : rows.stop - i, : columns.stop - j])
@@ -173,6 +184,11 @@ class FourierKernel:
 
         self.between(left, right, consume, symmetric=mirror is not None, progress=progress)
         return blocks
+
+
+def _even_tile(functions: int, largest: int) -> int:
+    """A tile size, at most `largest`, that leaves little padding in the last tile."""
+    return -(-functions // -(-functions // largest))
 
 
 def _padded(values: Array, size: int) -> Array:

@@ -20,7 +20,7 @@ from foretrain.tangent._fourier_kernel import FourierSettings
 from foretrain.tangent._selection import Candidate, select_branch_trunk, select_fourier
 
 Array = np.ndarray
-HELD_OUT = 100
+HELD_OUT, LEARNT_ON = 100, 250
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class InfiniteWidthOperator:
         start = time.perf_counter()
         held_out = max(2, min(HELD_OUT, len(train) // 4))
         learn, check = train.split(held_out, self.key) if len(train) >= 8 else (train, train)
-        learn = learn.take(slice(0, 300))
+        learn = learn.take(slice(0, LEARNT_ON))
         if form == "fourier":
             candidates = select_fourier(learn, check, shape, self.activation, self.progress)  # type: ignore[arg-type]
         else:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from foretrain.forecast import Forecast
+from foretrain.forecast import Forecast, trained_outputs
 from foretrain.models import ShallowOperatorNetwork
 from foretrain.tangent import EmpiricalKernel
 
@@ -130,16 +130,7 @@ class Probes:
         )
 
     def _kernel(self, network: ShallowOperatorNetwork) -> EmpiricalKernel:
-        return EmpiricalKernel(_trunk_and_branch, network, self._inputs, self._points, chunk=len(self._inputs))
-
-
-def _trunk_and_branch(network: ShallowOperatorNetwork, inputs: jax.Array, points: jax.Array) -> jax.Array:
-    # Frozen outer weights must not enter the kernel.
-    outer = network.outer if network.train_outer else jax.lax.stop_gradient(network.outer)
-    frozen = ShallowOperatorNetwork(
-        network.trunk, network.branch, outer, network.activation, network.embedding, network.scale, network.train_outer
-    )
-    return frozen.normalised(inputs, points)
+        return EmpiricalKernel(trained_outputs, network, self._inputs, self._points, chunk=len(self._inputs))
 
 
 @jax.jit
