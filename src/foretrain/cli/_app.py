@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `foretrain`."""
     try:
         command = tyro.cli(
-            Command,  # type: ignore[arg-type]
+            Command,
             prog="foretrain",
-            description="Forecast how the training of a neural operator will go, train it with a certificate, ship it small.",
+            description="Forecast how a neural operator will train, train it with a certificate, ship it small.",
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff),
         )

@@ -1,5 +1,6 @@
 """What may be spent, and what was found: the size, error and latency of every candidate."""
 
+import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +43,17 @@ class Budget:
 class Package(Protocol):
     """A network in a file that others can run."""
 
-    file: bytes
-    numbers: int
-    bytes: int
-    latency_seconds: float
+    @property
+    def file(self) -> builtins.bytes: ...
+
+    @property
+    def numbers(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def latency_seconds(self) -> float: ...
 
     def predict(self, inputs: Float[np.ndarray, "functions sensors"]) -> Float[np.ndarray, "functions points"]: ...
 

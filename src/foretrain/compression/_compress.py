@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from foretrain._foundation import ForetrainError, Progress, ignore_progress
@@ -108,7 +109,7 @@ class _Judge:
 
     def record(self, name: str, student: Student, started: float) -> None:
         """Adds a stage with the student's error now."""
-        error = mean_relative_error(np.asarray(student.network(self.check.inputs)), self.check.outputs)  # type: ignore[operator]
+        error = mean_relative_error(np.asarray(student.network(self.check.inputs)), self.check.outputs)
         self.stages.append(Stage(name, self._last, error, time.perf_counter() - started))
         self._last = error
 
@@ -162,13 +163,13 @@ def _drawn(teacher: Any, learn: OperatorDataset, budget: Budget, key: int) -> St
         features = spec.initialise(learn, jax.random.key(key)).table.shape[1]
         width = _width(budget, fixed=learn.inputs.shape[1] * features + 2 * features, each=features + 2)
         return FourierStudent.draw(replace(spec, width=WIDE * width), learn, key)
-    spec = ComponentOperator(WIDE * LARGEST_STUDENT)
-    network = spec.initialise(learn, jax.random.key(key))
+    plain = ComponentOperator(WIDE * LARGEST_STUDENT)
+    network = plain.initialise(learn, jax.random.key(key))
     sensors, features = network.input_basis.shape
     points, components = network.output_basis.shape
     fixed = sensors * (features + 1) + points * (components + 1) + (features + 1) * components
     width = _width(budget, fixed, each=features + 1 + components)
-    return ComponentStudent.draw(replace(spec, width=WIDE * width), learn, key)
+    return ComponentStudent.draw(replace(plain, width=WIDE * width), learn, key)
 
 
 def _width(budget: Budget, fixed: int, each: int) -> int:
@@ -237,7 +238,7 @@ def _distilled(
         student.hidden,
         student.inner(),
         features,
-        np.asarray(targets, np.float32),
+        jnp.asarray(targets, jnp.float32),
         evaluations=evaluations,
         progress=progress,
         stage="distilling (two timescales)",
@@ -290,7 +291,7 @@ def _packaged(
     card: Mapping[str, object] | None,
 ) -> Candidate:
     made = package(student.network, number_format, learn.inputs, card)
-    answer, own = made.predict(check.inputs), np.asarray(student.network(check.inputs), np.float64)  # type: ignore[operator]
+    answer, own = made.predict(check.inputs), np.asarray(student.network(check.inputs), np.float64)
     error = mean_relative_error(answer, check.outputs)
     agreement = float(np.linalg.norm(answer - own) / np.linalg.norm(own))
     excess = budget.excess(error, made.numbers, made.bytes, made.latency_seconds)

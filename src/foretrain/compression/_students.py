@@ -1,6 +1,6 @@
 """The two student forms, in the terms distillation needs: rows, targets, inner layer, outer layer."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -17,8 +17,11 @@ Batch = tuple[Array, np.ndarray]
 class Student(Protocol):
     """A small network seen as an inner layer on rows and a linear outer layer."""
 
-    network: eqx.Module
-    width: int
+    @property
+    def network(self) -> Any: ...
+
+    @property
+    def width(self) -> int: ...
 
     def inner(self) -> PyTree:
         """The inner weights, which the slow timescale moves."""
@@ -83,12 +86,12 @@ class FourierStudent:
         return jnp.asarray(features), targets
 
     def with_weights(self, weights: PyTree, outer: np.ndarray) -> "FourierStudent":
-        outer = jnp.asarray(outer[:, 0], jnp.float32)
+        column = jnp.asarray(outer[:, 0], jnp.float32)
         return FourierStudent(
             eqx.tree_at(
                 lambda n: (n.filters, n.biases, n.readout, n.linear),
                 self.network,
-                (*weights, outer[: self.width], outer[self.width :]),
+                (*weights, column[: self.width], column[self.width :]),
             )
         )
 

@@ -1,6 +1,7 @@
 """Scaling and embedding: what a network sees in place of raw values and coordinates."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +10,11 @@ from foretrain.data._dataset import OperatorDataset
 from foretrain.data._grids import periodic_grid_shape
 
 Array = np.ndarray
+
+
+def array_namespace(values: Any) -> Any:
+    """The array library the values belong to (the array API's `__array_namespace__`), NumPy for plain sequences."""
+    return values.__array_namespace__() if hasattr(values, "__array_namespace__") else np
 
 
 @dataclass(frozen=True)
@@ -38,22 +44,26 @@ class Embedding:
     point_scale: float = 1.0
     point_bias: float = 1.0
 
-    def inputs(self, inputs: Float[Array, "functions sensors"]) -> Float[Array, "functions sensors+1"]:
-        """The embedded input functions."""
-        inputs = np.asarray(inputs, np.float64)
-        return np.column_stack([self.input_scale * inputs, np.full(len(inputs), self.input_bias)])
+    def inputs(self, inputs: Any) -> Any:
+        """The embedded input functions [functions, sensors + 1], NumPy or JAX as the argument is."""
+        space = array_namespace(inputs)
+        inputs = space.asarray(inputs)
+        constant = space.full((len(inputs), 1), self.input_bias, dtype=inputs.dtype)
+        return space.concatenate([self.input_scale * inputs, constant], axis=1)
 
-    def points(self, points: Float[Array, "points dimension"]) -> Float[Array, "points features"]:
-        """The embedded query points."""
-        points = np.asarray(points, np.float64)
+    def points(self, points: Any) -> Any:
+        """The embedded query points [points, features], NumPy or JAX as the argument is."""
+        space = array_namespace(points)
+        points = space.asarray(points)
         columns = []
         for axis, periodic in enumerate(self.periodic):
             position = (points[:, axis] - self.lower[axis]) / self.period[axis]
             if periodic:
-                columns += [np.cos(2 * np.pi * position), np.sin(2 * np.pi * position)]
+                columns += [space.cos(2 * np.pi * position), space.sin(2 * np.pi * position)]
             else:
                 columns.append(2 * position - 1)
-        return np.column_stack([self.point_scale * np.column_stack(columns), np.full(len(points), self.point_bias)])
+        constant = space.full(len(points), self.point_bias, dtype=points.dtype)
+        return space.stack([*(self.point_scale * column for column in columns), constant], axis=1)
 
 
 def choose_embedding(data: OperatorDataset, input_norm: float = 1.0, point_scale: float = 1.0) -> Embedding:

@@ -120,7 +120,7 @@ def _dataset(arrays: dict[str, np.ndarray], path: Path, prefix: str) -> Operator
                 "rename them to inputs and outputs (optional: sensor_points, query_points)"
             )
     name, description = _label(arrays, path)
-    points = {key: arrays.get(prefix + key, arrays.get(key)) for key in POINT_KEYS}
+    points: dict[str, Any] = {key: arrays.get(prefix + key, arrays.get(key)) for key in POINT_KEYS}
     try:
         return OperatorDataset(
             arrays[prefix + "inputs"], arrays[prefix + "outputs"], **points, name=name, description=description

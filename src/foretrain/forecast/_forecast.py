@@ -66,12 +66,12 @@ def forecast(
     else:
         apply = gram.apply
         eigenvalue_max = gram.eigenvalue_max(1e-4)
-    method = (method or GradientDescent()).with_step_size(eigenvalue_max)
+    stepping: Method = (method or GradientDescent()).with_step_size(eigenvalue_max)
     residual = normalised_outputs(network, train) - network.scale.normalise(train.outputs)
     curves = spectral_curves(
         apply,
         residual,
-        method,
+        stepping,
         steps,
         tolerance=tolerance,
         max_krylov=max_krylov,
@@ -81,9 +81,9 @@ def forecast(
         offset=network.scale.offset / network.scale.scale,
         progress=_renamed(progress, f"forecasting ({basis})"),
     )
-    rate = (method.step_size or 0.0) * sum(gram.term_eigenvalues_min()) / 2
+    rate = (stepping.step_size or 0.0) * sum(gram.term_eigenvalues_min()) / 2
     return _assemble(
-        curves, method, steps, model, deviation, cost or measure_cost(model, train), rate, eigenvalue_max, basis
+        curves, stepping, steps, model, deviation, cost or measure_cost(model, train), rate, eigenvalue_max, basis
     )
 
 

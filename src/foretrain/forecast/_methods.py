@@ -15,7 +15,10 @@ SAFETY = 1.0
 class Method(Protocol):
     """A linear training method: after k steps the residual is P_k(Theta) r_0."""
 
-    step_size: float | None
+    @property
+    def step_size(self) -> float | None:
+        """h, or None until it is known."""
+        ...
 
     def with_step_size(self, eigenvalue_max: float) -> "Method":
         """The same method with the step size that suits the largest eigenvalue, unless one was given."""

@@ -146,7 +146,8 @@ def _train_pilots(
     target = jnp.asarray(scale.normalise(learn.outputs), jnp.float32)
     losses, errors, done = [], [], 0
     for mark in marks:
-        networks = _advance(networks, inputs, points, target, step_size, int(mark) - done)
+        # An array, not a number: how many steps must not be compiled in, or every mark is compiled anew.
+        networks = _advance(networks, inputs, points, target, step_size, jnp.asarray(mark - done))
         done = int(mark)
         progress("training pilots", done, int(marks[-1]))
         outputs = np.asarray(_evaluate(networks, inputs, points), np.float64)
@@ -163,7 +164,7 @@ def _advance(
     points: jax.Array,
     target: jax.Array,
     step_size: float,
-    steps: int | jax.Array,
+    steps: jax.Array,
 ) -> ShallowOperatorNetwork:
     def one(network: ShallowOperatorNetwork) -> ShallowOperatorNetwork:
         return jax.lax.fori_loop(

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from foretrain._foundation import ForetrainError
 from foretrain.data import OperatorDataset
@@ -81,13 +81,13 @@ class ComponentNetwork(eqx.Module):
     activation: str = eqx.field(static=True)
 
     def __call__(
-        self, inputs: Float[Array, "functions sensors"], points: Float[Array, "points dimension"] | None = None
+        self, inputs: Float[ArrayLike, "functions sensors"], points: Float[ArrayLike, "points dimension"] | None = None
     ) -> Float[Array, "functions points"]:
         """The operator's values in physical units; `points` is there for the common signature."""
         coefficients = self.hidden(self.features(inputs)) @ self.outer
         return coefficients @ self.output_basis.T + self.output_mean
 
-    def features(self, inputs: Float[Array, "functions sensors"]) -> Float[Array, "functions features"]:
+    def features(self, inputs: Float[ArrayLike, "functions sensors"]) -> Float[Array, "functions features"]:
         """x: scaled principal components of the inputs."""
         return (jnp.asarray(inputs, self.input_basis.dtype) - self.input_mean) @ self.input_basis
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from foretrain._foundation import DataError, ForetrainError
 from foretrain.data import OperatorDataset, OutputScale, regular_grid_shape
@@ -111,7 +111,7 @@ class ShallowFourierNetwork(eqx.Module):
     scale: OutputScale = eqx.field(static=True)
 
     def __call__(
-        self, inputs: Float[Array, "functions points"], points: Float[Array, "points dimension"] | None = None
+        self, inputs: Float[ArrayLike, "functions points"], points: Float[ArrayLike, "points dimension"] | None = None
     ) -> Float[Array, "functions points"]:
         """The operator's values on its grid, in physical units; `points` is there for the common signature."""
         normalised = self.hidden(self.features(inputs)) @ self.outer
@@ -122,7 +122,7 @@ class ShallowFourierNetwork(eqx.Module):
         """The linear outer layer: readout and linear part."""
         return jnp.concatenate([self.readout, self.linear])
 
-    def features(self, inputs: Float[Array, "functions points"]) -> Float[Array, "functions points features"]:
+    def features(self, inputs: Float[ArrayLike, "functions points"]) -> Float[Array, "functions points features"]:
         """x(u, y) for every function and every grid point."""
         inputs = jnp.asarray(inputs, self.table.dtype)
         count = self.table.shape[1] // 2

@@ -6,7 +6,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from foretrain._foundation import ForetrainError
 from foretrain.data import Embedding, OperatorDataset, OutputScale, choose_embedding
@@ -95,14 +95,14 @@ class ShallowOperatorNetwork(eqx.Module):
     train_outer: bool = eqx.field(static=True, default=False)
 
     def __call__(
-        self, inputs: Float[Array, "functions sensors"], points: Float[Array, "points dimension"]
+        self, inputs: Float[ArrayLike, "functions sensors"], points: Float[ArrayLike, "points dimension"]
     ) -> Float[Array, "functions points"]:
         """The operator's values in physical units."""
         normalised = self.normalised(self.embedding.inputs(inputs), self.embedding.points(points))
         return normalised * self.scale.scale + self.scale.offset
 
     def normalised(
-        self, inputs: Float[Array, "functions inputs"], points: Float[Array, "points coordinates"]
+        self, inputs: Float[ArrayLike, "functions inputs"], points: Float[ArrayLike, "points coordinates"]
     ) -> Float[Array, "functions points"]:
         """The operator of the equation: embedded inputs and points to normalised outputs."""
         sigma = activation_function(self.activation)

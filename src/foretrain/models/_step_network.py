@@ -7,7 +7,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def smooth_step(s: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The cubic step from 0 to 1 on [-1/2, 1/2], sigma(s) = clip(4 (s+1/2)^3, 0, 1/2) + clip(1/2 - 4 (1/2-s)^3, 0, 1/2)."""
+    """The cubic step from 0 to 1 on [-1/2, 1/2].
+
+    sigma(s) = clip(4 (s + 1/2)^3, 0, 1/2) + clip(1/2 - 4 (1/2 - s)^3, 0, 1/2)
+    """
     return jnp.clip(4 * (s + 0.5) ** 3, 0, 0.5) + jnp.clip(0.5 - 4 * (0.5 - s) ** 3, 0, 0.5)
 
 

@@ -9,7 +9,8 @@ def periodic_gaussian_field(
 ) -> Float[np.ndarray, "samples resolution"]:
     """Draws of N(0, amplitude^2 (-Laplace + shift)^(-power)) with zero mean on the unit circle.
 
-        u(x) = sum_{k>=1} sqrt(2) s_k (a_k cos 2 pi k x + b_k sin 2 pi k x),   s_k = amplitude ((2 pi k)^2 + shift)^(-power/2)
+        u(x) = sum_{k>=1} sqrt(2) s_k (a_k cos 2 pi k x + b_k sin 2 pi k x),
+        s_k = amplitude ((2 pi k)^2 + shift)^(-power/2)
 
     with a_k, b_k independent standard normal. **Modes at and above the Nyquist frequency of the grid are left out.**
     The draws of one generator agree between resolutions in the modes they share only if the number of modes is the

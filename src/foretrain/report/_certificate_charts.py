@@ -3,6 +3,7 @@
 from foretrain.report._charts import Chart, Key, curve, label, layout, log_axis, significant, write_step, write_value
 from foretrain.report._run_folder import Record, RunFolder
 
+FARTHEST_LIMIT = 1000.0
 _SERIES_STYLES = (("@forecast", "solid", "circle"), ("@measured", "dash", "diamond"), ("@third", "dot", "square"))
 
 
@@ -26,6 +27,7 @@ def _positive(row: Record, name: str) -> bool:
 def _certificate_chart(run: RunFolder, rows: list[Record], series: list[str], word: str, title: str) -> Chart:
     data, keys, scale, parts = [], [], [], [f"{title} against step, both axes logarithmic."]
     every_step = [row["step"] for row in rows if row["step"] > 0]
+    bounded = False
     for position, name in enumerate(series):
         role, dash, symbol = _SERIES_STYLES[position % len(_SERIES_STYLES)]
         points = [(row["step"], row[name]) for row in rows if _positive(row, name)]
@@ -41,13 +43,16 @@ def _certificate_chart(run: RunFolder, rows: list[Record], series: list[str], wo
         scale += values
         parts.append(f"{words.capitalize()} ends at {significant(values[-1])}.")
         limit = _limit(run, name)
-        if limit is not None:
+        if limit is not None and limit > FARTHEST_LIMIT * max(values):
+            parts.append(f"Its limit, {significant(limit)}, is far above what is drawn.")
+        elif limit is not None:
             bound = {"line": {"color": role, "width": 1, "dash": "longdash"}, "opacity": 0.85}
             ends = [min(every_step), max(every_step)]
             data.append(curve(ends, [limit] * 2, role, f"limit for {label(words)}", significant, **bound))
             scale.append(limit)
+            bounded = True
             parts.append(f"Its limit is {significant(limit)}.")
-    if any(_limit(run, name) for name in series):
+    if bounded:
         keys.append(Key("limit, same colour", "dash", "muted"))
     axes = {"xaxis": log_axis(every_step, write_step, "step"), "yaxis": log_axis(scale, write_value)}
     return Chart(f"chart-{word}", title, " ".join(parts), tuple(keys), data, layout(260, **axes))

@@ -12,8 +12,8 @@ def front_chart(run: RunFolder) -> Chart | None:
     """Size against test error of every candidate, the budget as a shaded corner."""
     compression = run.compression or {}
     budget = compression.get("budget") or {}
-    by_numbers = budget.get("numbers") and not budget.get("bytes")
-    trait, write = ("numbers", count) if by_numbers else ("bytes", size)
+    # Number formats of one network differ in bytes but hardly in numbers, so bytes keep the marks apart.
+    trait, write = "bytes", size
     rows = [
         row for row in compression.get("rows") or [] if (row.get(trait) or 0) > 0 and (row.get("test_error") or 0) > 0
     ]
@@ -35,7 +35,7 @@ def front_chart(run: RunFolder) -> Chart | None:
     ]
     present = {_standing(row) for row in rows}
     keys = [key for key in keys if key.text in present] + (
-        [Key("budget", "band", "accept")] if len(data) > len(rows) else []
+        [Key("budget" if size_limit else "error budget", "band", "accept")] if len(data) > len(rows) else []
     )
     return Chart(
         "chart-front",
@@ -100,10 +100,17 @@ def _sides(rows: list[Record], trait: str, middle: float) -> list[str]:
     """Where each name goes: towards the middle of the chart, clear of another name at nearly the same height."""
     across = ["left" if math.log10(row[trait]) > middle else "right" for row in rows]
     upward = ["middle"] * len(rows)
-    order = sorted(range(len(rows)), key=lambda index: rows[index]["test_error"])
-    for low, high in pairwise(order):
-        if across[low] == across[high] and rows[high]["test_error"] < 1.3 * rows[low]["test_error"]:
-            upward[high] = "top"
+    order = sorted(range(len(rows)), key=lambda index: (rows[index]["test_error"], -rows[index][trait]))
+    crowd: list[int] = order[:1]
+    for low, high in [*pairwise(order), (-1, -1)]:
+        near = low >= 0 and across[low] == across[high] and rows[high]["test_error"] < 1.3 * rows[low]["test_error"]
+        if near:
+            crowd.append(high)
+            continue
+        heights = {1: ("middle",), 2: ("bottom", "top")}.get(len(crowd), ("bottom", "middle", "top"))
+        for place, index in enumerate(crowd):
+            upward[index] = heights[place % len(heights)]
+        crowd = [high]
     return [f"{height} {side}" for height, side in zip(upward, across, strict=True)]
 
 

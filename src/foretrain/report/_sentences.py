@@ -87,8 +87,14 @@ def _target_claim(run: RunFolder) -> str | None:
         return None
     error, steps = aim
     if steps is None:
-        return f"would not reach {percent(error, trim=True)} within {count((run.forecast or {})['steps'][-1])} steps"
+        return f"would not reach {percent(error, trim=True)} within {count(_resolved(run))} steps"
     return f"would need about {about(steps)} steps to reach {percent(error, trim=True)}"
+
+
+def _resolved(run: RunFolder) -> int:
+    """How many steps the forecast can tell anything about."""
+    forecast = run.forecast or {}
+    return forecast.get("horizon") or forecast["steps"][-1]
 
 
 # ---- what happened

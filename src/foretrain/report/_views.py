@@ -60,7 +60,7 @@ def _measured_row(row: Record) -> Record:
 
 def _forecast_facts(forecast: Record) -> list[Record]:
     """The figures of the forecast that are not curves, those that are known."""
-    last = count(forecast["steps"][-1])
+    last = count(forecast.get("horizon") or forecast["steps"][-1])
     known: list[tuple[str, str | None, str]] = [("step size", _written(number, forecast.get("step_size")), "")]
     for error, steps in (forecast.get("steps_to") or {}).items():
         reached = f"not within {last}" if steps is None else about(steps)

@@ -165,7 +165,7 @@ def checked_steps(limit: Forecast, told: Forecast, run: Run) -> list[dict[str, f
                 "forecast_test_error": float(told.test_error[step]),
                 "measured_test_error": measurement.test_error,
                 "test_ratio": float(told.test_error[step]) / measurement.test_error,
-                "data_only_test_ratio": float(limit.test_error[step]) / measurement.test_error  # type: ignore[index]
+                "data_only_test_ratio": float(limit.test_error[step]) / measurement.test_error
                 if limit.test_error is not None
                 else float("nan"),
             }
@@ -291,7 +291,7 @@ def _write_fields(
     }
     if compressed.chosen is not None:
         fields["compressed"] = compressed.predict(test.inputs[rows])
-    write_atomically(folder / "fields.npz", lambda file: np.savez_compressed(file, **fields))
+    write_atomically(folder / "fields.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **fields))
 
 
 def with_overrides(settings: PipelineSettings, table: dict[str, Any]) -> PipelineSettings:

@@ -22,9 +22,9 @@ def activation_kernels(
 
     K(x, x') = E[sigma(w.x) sigma(w.x')],   D(x, x') = (x.x') E[sigma'(w.x) sigma'(w.x')]
     """
-    left, right = jnp.asarray(left, jnp.float64), jnp.asarray(right, jnp.float64)
-    covariance = left @ right.T
-    v, w = jnp.sum(left**2, axis=1)[:, None], jnp.sum(right**2, axis=1)[None, :]
+    rows, columns = jnp.asarray(left, jnp.float64), jnp.asarray(right, jnp.float64)
+    covariance = rows @ columns.T
+    v, w = jnp.sum(rows**2, axis=1)[:, None], jnp.sum(columns**2, axis=1)[None, :]
     dual, derivative = activation(name).duals(v, w, covariance)
     return np.asarray(dual), np.asarray(covariance * derivative)
 

@@ -32,7 +32,7 @@ class CirculantKernel:
     which maps frequency w to -w: a real symmetric problem of twice the size for each pair of frequencies. Memory is
     frequencies x functions^2 complex numbers, twice that with a reflection; nothing has (functions x points)^2 entries.
 
-    **Assumption:** kappa_ij(s) = kappa_ji(-s), positive definite; with a reflection also kappa_{Ri,Rj}(s) = kappa_ij(-s).
+    **Assumption:** kappa_ij(s) = kappa_ji(-s), positive definite; with a reflection kappa_{Ri,Rj}(s) = kappa_ij(-s).
 
     Attributes:
         blocks: transforms of kappa over the grid (numpy.fft.rfftn), [frequencies, functions, functions].

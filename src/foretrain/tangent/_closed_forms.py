@@ -49,8 +49,14 @@ Settings = BranchTrunkSettings | FourierSettings
 class ClosedFormSolution(Protocol):
     """A solved kernel system that predicts."""
 
-    relative_residual: float
-    jitter: tuple[float, float]
+    @property
+    def train(self) -> OperatorDataset: ...
+
+    @property
+    def relative_residual(self) -> float: ...
+
+    @property
+    def jitter(self) -> tuple[float, float]: ...
 
     def predict(self, inputs: Array, points: Array | None, progress: Progress = ignore_progress) -> Array: ...
 

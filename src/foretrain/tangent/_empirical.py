@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import ArrayLike, Float, PyTree
 
 from foretrain._foundation import ForetrainError
 from foretrain.data import OperatorDataset, OutputScale
@@ -56,21 +56,21 @@ class EmpiricalKernel:
 
     def apply_to(
         self,
-        residual: Float[Array, "functions points"],
-        inputs: Float[Array, "others ..."],
-        points: Float[Array, "..."],
+        residual: Float[ArrayLike, "functions points"],
+        inputs: ArrayLike,
+        points: ArrayLike,
     ) -> Float[Array, "others other_points"]:
         """The kernel between other inputs and points and the training data, applied to a residual."""
-        residual = jnp.asarray(residual, self.inputs.dtype)
+        right = jnp.asarray(residual, self.inputs.dtype)
         gradient = jax.tree.map(jnp.zeros_like, self.weights)
         for rows in self._chunks():
-            part = self._pull(self.inputs[rows], residual[rows])
+            part = self._pull(self.inputs[rows], right[rows])
             gradient = jax.tree.map(jnp.add, gradient, part)
         if self.rates is not None:
             gradient = jax.tree.map(lambda rate, value: rate * value, self.rates, gradient)
-        inputs, points = jnp.asarray(inputs, self.inputs.dtype), jnp.asarray(points, self.points.dtype)
-        chunks = [slice(start, start + self.chunk) for start in range(0, len(inputs), self.chunk)]
-        return np.concatenate([np.asarray(self._push(inputs[rows], points, gradient)) for rows in chunks])
+        others, places = jnp.asarray(inputs, self.inputs.dtype), jnp.asarray(points, self.points.dtype)
+        chunks = [slice(start, start + self.chunk) for start in range(0, len(others), self.chunk)]
+        return np.concatenate([np.asarray(self._push(others[rows], places, gradient)) for rows in chunks])
 
     def outputs(self) -> Float[Array, "functions points"]:
         """The network's own outputs."""

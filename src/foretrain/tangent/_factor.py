@@ -31,7 +31,7 @@ def cholesky(matrix: Float[Array, "*batch n n"], name: str) -> CholeskyFactor:
     the result, and callers report it.
 
     Raises:
-        ForetrainError: if even the last is not enough, which no positive semi-definite matrix in double precision needs.
+        ForetrainError: if even the last is not enough, as for no semi-definite matrix in double precision.
     """
     size = float(jnp.mean(jnp.real(jnp.diagonal(matrix, axis1=-2, axis2=-1))))
     for relative in RELATIVE_JITTERS:

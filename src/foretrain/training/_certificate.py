@@ -72,14 +72,17 @@ class Certificate:
     @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
-        steps = self.measurements[-1].step
+        checks, last = len(self.measurements), self.measurements[-1].step
         if self.verdict == "held":
-            return f"The loss stayed inside its forecast band at every one of {len(self.measurements)} checks to step {steps:,}."
+            return f"The loss stayed inside its forecast band at every one of {checks} checks to step {last:,}."
         if self.verdict == "unstable":
-            return f"The loss grew from step {self.first_violation:,} on: lower the step size (below 2 / largest eigenvalue)."
+            return (
+                f"The loss grew from step {self.first_violation:,} on and training was stopped: lower the step size "
+                "(below 2 / largest eigenvalue)."
+            )
         return (
-            f"The loss left its forecast band at step {self.first_violation:,}: the network has begun to learn features, "
-            "so later forecasts need renewing."
+            f"The loss left its forecast band at step {self.first_violation:,}: the network has begun to learn "
+            "features, so later forecasts need renewing."
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def train(
     """
     if isinstance(plan_or_model, Plan):
         model, key = plan_or_model.model, plan_or_model.key
-        method = method or plan_or_model.method
+        method = method if method is not None else plan_or_model.method
         steps = steps or plan_or_model.steps
     else:
         model = plan_or_model
@@ -116,7 +116,7 @@ def train(
     resumed = load_checkpoint(checkpoint, start, data.fingerprint) if resume and checkpoint else None
     measurements: list[Measurement] = []
     network = start
-    for network, measurement in _descend_and_measure(
+    for network, measurement in _descend_and_measure(  # noqa: B007 (the last one is the result)
         start, data, test, told, steps, key, checkpoint, resumed, progress
     ):
         measurements.append(measurement)

@@ -1,5 +1,6 @@
 """The two-timescale limit: the outer layer always at its optimum, the inner layer descending."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,41 +59,39 @@ def variable_projection(
         hidden: Phi, maps (inner weights, rows) to the inner layer's values [rows, neurons].
         weights: where the inner layer starts.
         rows, targets: the data, one row for each point to be fitted.
-        evaluations: how many times at most to evaluate the loss and its gradient; fixes the result, unlike a time limit.
+        evaluations: how often at most to evaluate the loss and its gradient; repeatable, unlike a time limit.
         memory: of L-BFGS.
 
     Source: Golub, Pereyra (1973) for variable projection; Marion, Berthier (NeurIPS 2023) for the two-timescale limit.
     """
     start, restore = ravel_pytree(weights)
-    best: dict[str, np.ndarray | float] = {"point": np.asarray(start, np.float64), "value": np.inf}
+    best_point, best_value = np.asarray(start, np.float64), np.inf
     count = 0
 
     def reduced(point: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal count
+        nonlocal count, best_point, best_value
         if count >= evaluations:
             raise _Exhausted
         count += 1
         value, slope = _reduced_loss(hidden, restore(jnp.asarray(point, start.dtype)), rows, targets)
         flat = np.asarray(ravel_pytree(slope)[0], np.float64)
-        if float(value) < best["value"]:  # type: ignore[operator]
-            best["point"], best["value"] = point.copy(), float(value)
-        progress(stage, count, evaluations, {"error": float(np.sqrt(float(best["value"])))})  # type: ignore[arg-type]
+        if float(value) < best_value:
+            best_point, best_value = point.copy(), float(value)
+        progress(stage, count, evaluations, {"error": float(np.sqrt(best_value))})
         return float(value), flat
 
-    try:
+    with contextlib.suppress(_Exhausted):
         scipy.optimize.minimize(
             reduced,
-            best["point"],
+            best_point,
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": evaluations, "maxfun": evaluations, "maxcor": memory, "ftol": 0.0, "gtol": 0.0},
         )
-    except _Exhausted:
-        pass
-    progress(stage, evaluations, evaluations, {"error": float(np.sqrt(float(best["value"])))})  # type: ignore[arg-type]
+    progress(stage, evaluations, evaluations, {"error": float(np.sqrt(best_value))})
     return ProjectionResult(
-        restore(jnp.asarray(best["point"], start.dtype)),
-        float(np.sqrt(float(best["value"]))),  # type: ignore[arg-type]
+        restore(jnp.asarray(best_point, start.dtype)),
+        float(np.sqrt(best_value)),
         count,
     )
 
