@@ -14,11 +14,13 @@ from foretrain._foundation import DataError
 Array = np.ndarray
 
 
-def _as_points(points: Any, count: int, name: str) -> Array:
-    """Points as a [count, dimension] array; the regular grid on [0, 1) when none were given."""
+def _as_points(points: Any, shape: tuple[int, ...], name: str) -> Array:
+    """Points as a [count, dimension] array; the regular grid of that shape on [0, 1)^d when none were given."""
+    count = int(np.prod(shape))
     if points is None:
-        return (np.arange(count) / count)[:, None]
-    points = np.asarray(points, dtype=np.float64)
+        axes = np.meshgrid(*[np.arange(size) / size for size in shape], indexing="ij")
+        return np.stack(axes, axis=-1).reshape(count, len(shape))
+    points = np.array(points, dtype=np.float64)  # a copy: it is made read-only later
     if points.ndim == 1:
         points = points[:, None]
     if points.ndim != 2 or points.shape[0] != count:
@@ -33,13 +35,12 @@ def _as_functions(values: Any, name: str) -> Array:
     values = np.asarray(values)
     if values.dtype.kind not in "fiub":
         raise DataError(f"{name}: expected real numbers, came values of type {values.dtype}; convert them to floats")
-    values = values.astype(np.float64)
     if values.ndim < 2:
         raise DataError(
             f"{name}: expected one row for each function, [functions, points], came an array of shape {values.shape}; "
             "add the missing axis"
         )
-    return values.reshape(values.shape[0], -1)
+    return values.astype(np.float64)
 
 
 def _check_finite(values: Array, name: str) -> None:
@@ -73,7 +74,8 @@ class OperatorDataset:
         inputs: values of the input functions at the sensor points, [functions, sensors]; further axes (a grid in two
             dimensions) are flattened row by row.
         outputs: values of the output functions at the query points, [functions, query points].
-        sensor_points: coordinates of the sensors, [sensors, dimension]; by default the regular grid on [0, 1).
+        sensor_points: coordinates of the sensors, [sensors, dimension]; by default the regular grid on [0, 1)^d that
+            the further axes of the inputs suggest.
         query_points: coordinates of the query points, [query points, dimension]; by default likewise.
         name, description: for tables and reports.
 
@@ -91,6 +93,9 @@ class OperatorDataset:
 
     def __post_init__(self) -> None:
         inputs, outputs = _as_functions(self.inputs, "inputs"), _as_functions(self.outputs, "outputs")
+        input_shape, output_shape = inputs.shape[1:], outputs.shape[1:]
+        inputs = inputs.reshape(len(inputs), int(np.prod(input_shape)))
+        outputs = outputs.reshape(len(outputs), int(np.prod(output_shape)))
         if len(inputs) != len(outputs):
             raise DataError(
                 f"expected as many output functions as input functions, came {len(inputs)} inputs and "
@@ -108,8 +113,8 @@ class OperatorDataset:
                 f"outputs: expected functions that differ, came the constant {outputs.flat[0]:g} everywhere; "
                 "there is nothing to learn"
             )
-        sensor_points = _as_points(self.sensor_points, inputs.shape[1], "sensor_points")
-        query_points = _as_points(self.query_points, outputs.shape[1], "query_points")
+        sensor_points = _as_points(self.sensor_points, input_shape, "sensor_points")
+        query_points = _as_points(self.query_points, output_shape, "query_points")
         _check_finite(sensor_points, "sensor_points")
         _check_finite(query_points, "query_points")
         for attribute, value in (

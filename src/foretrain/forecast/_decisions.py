@@ -129,7 +129,7 @@ def _width_decision(model: ShallowOperator, deviation: WidthDeviation, wanted: f
 
 
 def _why(route: Route) -> str:
-    time = f"about {route.seconds:.0f} s" if route.seconds is not None else "unknown time"
+    time = f"about {route.seconds:.2g} s" if route.seconds is not None else "unknown time"
     error = f"{_percent(route.test_error)} error" if route.test_error is not None else "unknown error"
     return f"{error} in {time}: the fastest known to reach the target, or else the most accurate"
 

@@ -107,7 +107,7 @@ def _sides(rows: list[Record], trait: str, middle: float) -> list[str]:
         if near:
             crowd.append(high)
             continue
-        heights = {1: ("middle",), 2: ("bottom", "top")}.get(len(crowd), ("bottom", "middle", "top"))
+        heights = {1: ("middle",), 2: ("bottom", "top")}.get(len(crowd), ("middle", "bottom", "top"))
         for place, index in enumerate(crowd):
             upward[index] = heights[place % len(heights)]
         crowd = [high]

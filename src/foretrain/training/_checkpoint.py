@@ -31,20 +31,20 @@ def save_weights(path: Path, network: ShallowOperatorNetwork, header: dict[str, 
     return write_atomically(path, lambda file: file.write(safetensors.numpy.save(weights, metadata=header)))
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint, fingerprint: str) -> Path:
-    """Writes weights, measurements and the fingerprint of the data."""
+def save_checkpoint(path: Path, checkpoint: Checkpoint, identity: str) -> Path:
+    """Writes weights, measurements and what tells this run from others."""
     header = {
         "measurements": json.dumps([asdict(measurement) for measurement in checkpoint.measurements]),
-        "data": fingerprint,
+        "run": identity,
     }
     return save_weights(path, checkpoint.network, header)
 
 
-def load_checkpoint(path: Path, like: ShallowOperatorNetwork, fingerprint: str) -> Checkpoint | None:
+def load_checkpoint(path: Path, like: ShallowOperatorNetwork, identity: str) -> Checkpoint | None:
     """Reads a checkpoint, or None if there is no such file.
 
     Raises:
-        DataError: damaged, or of another network or other data.
+        DataError: damaged, or of another run.
     """
     if not path.exists():
         return None
@@ -53,13 +53,16 @@ def load_checkpoint(path: Path, like: ShallowOperatorNetwork, fingerprint: str) 
             header = file.metadata()
             weights = {name: file.get_tensor(name) for name in WEIGHTS}
         measurements = tuple(Measurement(**row) for row in json.loads(header["measurements"]))
+        same_run = header["run"] == identity
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: expected a checkpoint, came a damaged one ({error}); delete it to start anew"
         ) from error
     same_shapes = all(weights[name].shape == getattr(like, name).shape for name in WEIGHTS)
-    if header["data"] != fingerprint or not same_shapes:
-        raise DataError(f"{path}: expected a checkpoint of this run, came one of other data or widths; delete it")
+    if not same_run or not same_shapes:
+        raise DataError(
+            f"{path}: expected a checkpoint of this run, came one of other data, widths, step size or key; delete it"
+        )
     network = eqx.tree_at(
         lambda tree: [getattr(tree, name) for name in WEIGHTS],
         like,

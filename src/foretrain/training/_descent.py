@@ -1,5 +1,6 @@
 """Full-batch gradient descent with a forecast beside it and a certificate at the end."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ def train(
         resume: go on from that file if it is there; the result is the same, bit for bit.
 
     Raises:
-        ForetrainError: another method than gradient descent, or a checkpoint of another run.
+        ForetrainError: another method than gradient descent, a forecast made for another step size, or a checkpoint of
+            another run.
     """
     if isinstance(plan_or_model, Plan):
         model, key = plan_or_model.model, plan_or_model.key
@@ -111,13 +113,24 @@ def train(
             else {}
         )
         told = forecast(data, model, method, steps, test, key=key, basis="drawn weights", progress=progress, **known)  # type: ignore[arg-type]
+    if method is not None and method.step_size not in (None, told.step_size):
+        raise ForetrainError(
+            f"train: expected a forecast made for the step size {method.step_size:g}, came one for {told.step_size:g}; "
+            "leave out told, or forecast with this method"
+        )
     require_memory(told.bytes, "training", "plan for a smaller width (a larger tolerance), or use fewer functions")
     start = model.initialise(data, jax.random.key(key))
-    resumed = load_checkpoint(checkpoint, start, data.fingerprint) if resume and checkpoint else None
+    identity = _identity(data, test, model, key, told.step_size)
+    resumed = load_checkpoint(checkpoint, start, identity) if resume and checkpoint else None
+    if resumed is not None and resumed.measurements[-1].step > steps:
+        raise ForetrainError(
+            f"{checkpoint}: expected a checkpoint of at most {steps:,} steps, came one of "
+            f"{resumed.measurements[-1].step:,}; ask for more steps or delete it"
+        )
     measurements: list[Measurement] = []
     network = start
     for network, measurement in _descend_and_measure(  # noqa: B007 (the last one is the result)
-        start, data, test, told, steps, key, checkpoint, resumed, progress
+        start, data, test, told, steps, key, checkpoint, identity, resumed, progress
     ):
         measurements.append(measurement)
     eigenvalues = tangent_kernel(model, data).term_eigenvalues_min()
@@ -133,6 +146,7 @@ def _descend_and_measure(
     steps: int,
     key: int,
     checkpoint: Path | None,
+    identity: str,
     resumed: Checkpoint | None,
     progress: Progress,
 ) -> Iterator[tuple[ShallowOperatorNetwork, Measurement]]:
@@ -153,9 +167,10 @@ def _descend_and_measure(
         begin = time.perf_counter()
         good = network
         for chunk in _chunks(int(mark) - done, told.cost.seconds_per_step):
-            network, loss = _advance(network, inputs, points, target, told.step_size, chunk)
+            network, loss = _advance(network, inputs, points, target, told.step_size, jnp.asarray(chunk))
             done += chunk
-            figures = {"loss": float(loss), "forecast": float(told.loss[done])}
+            # The last step knows the loss it started from.
+            figures = {"loss": float(loss), "forecast": float(told.loss[done - 1])}
             progress("training", done, steps, figures)
         spent += time.perf_counter() - begin
         loss_now = float(_loss(network, inputs, points, target))
@@ -168,7 +183,15 @@ def _descend_and_measure(
         if broken:
             return
         if checkpoint is not None:
-            save_checkpoint(checkpoint, Checkpoint(network, tuple(kept)), data.fingerprint)
+            save_checkpoint(checkpoint, Checkpoint(network, tuple(kept)), identity)
+
+
+def _identity(
+    data: OperatorDataset, test: OperatorDataset | None, model: ShallowOperator, key: int, step_size: float
+) -> str:
+    """Everything a run's weights and measurements depend on beside the number of steps, as one hash."""
+    parts = (data.fingerprint, test.fingerprint if test is not None else "", repr(model), str(key), step_size.hex())
+    return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
 
 
 def _chunks(steps: int, seconds_per_step: float) -> Iterator[int]:
@@ -186,12 +209,13 @@ def _advance(
     points: jax.Array,
     target: jax.Array,
     step_size: jax.Array | float,
-    steps: jax.Array | int,
+    steps: jax.Array,
 ) -> tuple[ShallowOperatorNetwork, jax.Array]:
+    # `steps` is an array because a Python number would be compiled in, once for every distance between two marks.
     def one(_: int, state: tuple[ShallowOperatorNetwork, jax.Array]) -> tuple[ShallowOperatorNetwork, jax.Array]:
         return descend(state[0], inputs, points, target, step_size)
 
-    return jax.lax.fori_loop(0, jnp.asarray(steps), one, (network, jnp.zeros((), target.dtype)))
+    return jax.lax.fori_loop(0, steps, one, (network, jnp.zeros((), target.dtype)))
 
 
 @jax.jit
