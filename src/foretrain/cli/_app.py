@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import tyro
 
@@ -38,15 +38,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prog="foretrain",
             description="Forecast how a neural operator will train, train it with a certificate, ship it small.",
             args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff),
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
         command.execute()
     except ForetrainError as error:
-        print(f"foretrain: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+        fail(str(error))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        fail(f"{place}{error.strerror or error}; check the path, its permissions and the space left")
+    except MemoryError as error:
+        fail(f"out of memory ({error}); use fewer functions or points, or smaller widths")
     except KeyboardInterrupt:
         print("foretrain: interrupted; what was finished is in the run folder", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line on standard error and exit code 2."""
+    print(f"foretrain: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

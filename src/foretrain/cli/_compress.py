@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from foretrain._foundation import write_json
+from foretrain.cli._checks import require_file, require_values
 from foretrain.cli._display import Display
 from foretrain.cli._run import read_config
 from foretrain.cli._tables import show_compressed
@@ -41,6 +42,8 @@ class Compress:
     def execute(self) -> None:
         """Runs the command."""
         display = Display(self.json)
+        require_values(vars(self))
+        require_file(self.out)
         budget = Budget(self.max_error, self.max_numbers, self.max_bytes, self.max_latency)
         source, settings = read_config(self.run / "config.toml")
         learn, test = load_split(source["path"], source.get("test"), source.get("key", 0))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foretrain import problems
+from foretrain.cli._checks import require_enough, require_values
 from foretrain.cli._display import Display
 from foretrain.cli._main_job import new_run_folder, run_main_job
 from foretrain.studies import PipelineSettings
@@ -34,10 +35,13 @@ class Demo:
     def execute(self) -> None:
         """Runs the command."""
         display = Display(self.json)
+        require_values(vars(self))
+        held_out = max(2, self.samples // 6)
+        require_enough(self.samples - held_out, "demo")
+        folder = new_run_folder("burgers", self.out)
         display.heading("Data")
         data = problems.burgers(self.samples, self.viscosity, self.resolution, self.key, progress=display)
-        learn, test = data.split(max(2, self.samples // 6), self.key)
-        folder = new_run_folder("burgers", self.out)
+        learn, test = data.split(held_out, self.key)
         data.save(folder / "data.npz")
         display.line(f"  {len(data)} samples on {self.resolution} points, saved as {folder / 'data.npz'}")
         settings = PipelineSettings(steps=self.steps, key=self.key)

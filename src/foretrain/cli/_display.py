@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -77,12 +78,12 @@ class Display:
     def heading(self, text: str) -> None:
         """A heading between parts."""
         self._finish()
-        self.console.print(f"\n[bold]{text}[/bold]")
+        self.console.print(f"\n[bold]{escape(text)}[/bold]")
 
     def line(self, text: str) -> None:
-        """One line."""
+        """One line, however long: paths in it can be copied."""
         self._finish()
-        self.console.print(text)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
         """A table; the columns named in `right` are aligned right."""
@@ -91,7 +92,7 @@ class Display:
         for column in columns:
             table.add_column(column, justify="right" if column in right else "left", overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         self.console.print(table)
 
     def result(self, value: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from foretrain.cli._checks import require_values
 from foretrain.cli._display import Display, percent, seconds
 from foretrain.data import load_split
 from foretrain.tangent import InfiniteWidthOperator
@@ -35,6 +36,7 @@ class Fit:
     def execute(self) -> None:
         """Runs the command."""
         display = Display(self.json)
+        require_values(vars(self))
         learn, test = load_split(self.data, self.test, self.key)
         started = time.perf_counter()
         operator = InfiniteWidthOperator(self.form, self.activation, key=self.key, progress=display).fit(learn)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from foretrain.cli._checks import require_folder
 from foretrain.cli._display import Display, seconds
 from foretrain.cli._tables import show_compressed, show_fit, show_plan, show_run
 from foretrain.data import OperatorDataset
@@ -15,7 +16,12 @@ from foretrain.studies import PipelineResult, PipelineSettings, run_pipeline
 
 
 def new_run_folder(name: str, out: Path | None) -> Path:
-    """The folder asked for, or runs/DATE-NAME, numbered if it is taken."""
+    """The folder asked for, or runs/DATE-NAME, numbered if it is taken; nothing is made yet.
+
+    Raises:
+        ForetrainError: if it could not be written to.
+    """
+    require_folder(Path("runs") if out is None else out)
     if out is not None:
         return out
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "run"

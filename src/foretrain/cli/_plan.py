@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from foretrain.cli._checks import require_enough, require_file, require_values
 from foretrain.cli._display import Display
 from foretrain.cli._tables import show_plan
 from foretrain.data import load
@@ -39,8 +40,12 @@ class PlanCommand:
     def execute(self) -> None:
         """Runs the command."""
         display = Display(self.json)
+        require_values(vars(self))
+        require_file(self.out)
+        data = load(self.data)
+        require_enough(len(data), self.data)
         planned = plan(
-            load(self.data),
+            data,
             self.target_error,
             steps=self.steps,
             tolerance=self.tolerance,

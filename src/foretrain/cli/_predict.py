@@ -8,6 +8,7 @@ import numpy as np
 import tyro
 
 from foretrain._foundation import DataError, write_atomically
+from foretrain.cli._checks import require_file
 from foretrain.cli._display import Display
 from foretrain.data import read_npz
 from foretrain.deployment import Runtime
@@ -32,10 +33,17 @@ class Predict:
     def execute(self) -> None:
         """Runs the command."""
         display = Display(self.json)
+        require_file(self.out)
         arrays = read_npz(self.inputs)
         if "inputs" not in arrays:
             raise DataError(f"{self.inputs}: expected the key 'inputs', came {', '.join(sorted(arrays)) or 'no keys'}")
-        outputs = Runtime(self.model).predict(arrays["inputs"])
+        inputs = np.asarray(arrays["inputs"])
+        if len(inputs.shape) < 2 or len(inputs) == 0:
+            raise DataError(
+                f"{self.inputs}: expected one row for each function, [functions, sensors], came an array of shape "
+                f"{inputs.shape}"
+            )
+        outputs = Runtime(self.model).predict(inputs.reshape(len(inputs), -1))
         path = write_atomically(self.out, lambda file: np.savez_compressed(file, outputs=outputs))
         display.line(f"{len(outputs)} functions answered: {path}")
         display.result({"functions": len(outputs), "points": outputs.shape[1], "outputs": str(path)})

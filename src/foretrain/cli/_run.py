@@ -1,14 +1,14 @@
 """foretrain run."""
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from foretrain._foundation import DataError, ForetrainError
+from foretrain._foundation import ForetrainError
+from foretrain.cli._checks import read_table, require_enough, require_values
 from foretrain.cli._display import Display
 from foretrain.cli._main_job import new_run_folder, run_main_job
 from foretrain.data import load_split
@@ -57,14 +57,12 @@ class RunCommand:
             for field in dataclasses.fields(PipelineSettings)
             if getattr(self, field.name, None) is not None
         }
+        require_values(asked | {"test": self.test})
         settings = with_overrides(settings, asked)
         split_key = source.get("key", settings.key)
         test = self.test if self.test is not None else source.get("test")
         learn, held_out = load_split(source["path"], test, split_key)
-        if len(learn) < 16:
-            raise DataError(
-                f"{source['path']}: expected at least 16 training functions, came {len(learn)}; add samples"
-            )
+        require_enough(len(learn), source["path"])
         source |= {"test": len(held_out), "key": split_key}
         folder = new_run_folder(learn.name, self.out)
         run_main_job(learn, held_out, folder, settings, source, Display(self.json))
@@ -74,17 +72,18 @@ def read_config(path: Path) -> tuple[dict[str, Any], PipelineSettings]:
     """The data source and settings of a config.toml.
 
     Raises:
-        ForetrainError: missing, not TOML, without [data] path, or with unknown settings.
+        ForetrainError: missing, not TOML, without [data] path, with unknown settings, or with values out of range.
     """
-    try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ForetrainError(f"{path}: expected a run's config.toml, came {error}; check the path") from error
-    if "path" not in table.get("data", {}):
+    table = read_table(path, "a run's config.toml", "check the path")
+    data, run = table.get("data"), table.get("run", {})
+    if not isinstance(data, dict) or "path" not in data:
         raise ForetrainError(f"{path}: expected [data] with a path, came none; use the config.toml of a run folder")
+    if not isinstance(run, dict):
+        raise ForetrainError(f"{path}: expected a table [run] of settings, came {run!r}")
     known = {field.name for field in dataclasses.fields(PipelineSettings)}
-    unknown = sorted(set(table.get("run", {})) - known)
+    unknown = sorted(set(run) - known)
     if unknown:
         raise ForetrainError(f"{path}: expected settings among {', '.join(sorted(known))}, came {', '.join(unknown)}")
-    return dict(table["data"]), with_overrides(PipelineSettings(), table.get("run", {}))
+    require_values(data, str(path))
+    require_values(run, str(path))
+    return dict(data), with_overrides(PipelineSettings(), run)

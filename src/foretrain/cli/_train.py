@@ -1,12 +1,13 @@
 """foretrain train."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from foretrain._foundation import DataError, write_json
+from foretrain._foundation import DataError, ForetrainError, write_json
+from foretrain.cli._checks import require_values
 from foretrain.cli._display import Display, seconds
 from foretrain.cli._main_job import command_line, new_run_folder
 from foretrain.cli._tables import show_run
@@ -15,6 +16,8 @@ from foretrain.forecast import GradientDescent, forecast, load_plan_settings
 from foretrain.models import ShallowOperator
 from foretrain.studies import checked_steps, environment
 from foretrain.training import save_weights, train
+
+PLANNED = ("width", "branch_width", "activation", "form", "input_norm", "step_size", "steps", "key")
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,10 @@ class Train:
     def execute(self) -> None:
         """Runs the command."""
         display = Display(self.json)
-        settings = load_plan_settings(self.plan)
-        try:
-            names = ("width", "branch_width", "activation", "form")
-            model = ShallowOperator(**{name: settings[name] for name in names})
-            norm, step_size = float(settings["input_norm"]), float(settings["step_size"])
-            steps, key = int(settings["steps"]), int(settings["key"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{self.plan}: expected a complete [plan], came one without {error}; plan again") from error
+        require_values({"test": self.test})
+        model, norm, step_size, steps, key = read_plan(self.plan)
         learn, test = load_split(self.data, self.test, key)
-        model = ShallowOperator(**{**vars(model), "embedding": choose_embedding(learn, norm)})
+        model = replace(model, embedding=choose_embedding(learn, norm))
         method = GradientDescent(step_size)
         folder = new_run_folder(learn.name, self.out)
         told = forecast(learn, model, method, steps, test, key=key, basis="drawn weights", progress=display)
@@ -72,3 +69,24 @@ class Train:
         save_weights(folder / "weights.safetensors", run.network)
         display.line(f"{seconds(run.seconds)} of training; certificate and weights in {folder}")
         display.result({"folder": str(folder), "verdict": run.certificate.verdict, "checked": checked})
+
+
+def read_plan(path: Path) -> tuple[ShallowOperator, float, float, int, int]:
+    """Model, input norm, step size, steps and key of a plan.toml.
+
+    Raises:
+        ForetrainError: missing, not TOML, incomplete, or with values out of range.
+    """
+    try:
+        settings = load_plan_settings(path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected a TOML plan, came bytes that are no text; plan again") from error
+    missing = [name for name in PLANNED if name not in settings]
+    if missing:
+        raise DataError(f"{path}: expected a complete [plan], came one without {', '.join(missing)}; plan again")
+    require_values(settings, str(path))
+    try:
+        model = ShallowOperator(**{name: settings[name] for name in ("width", "branch_width", "activation", "form")})
+    except ForetrainError as error:
+        raise DataError(f"{path}: {error}") from error
+    return model, settings["input_norm"], settings["step_size"], settings["steps"], settings["key"]

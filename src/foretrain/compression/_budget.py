@@ -1,6 +1,7 @@
 """What may be spent, and what was found: the size, error and latency of every candidate."""
 
 import builtins
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +31,32 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ForetrainError(f"expected a positive budget, came {name} = {value}")
 
     def excess(self, error: float, numbers: int, size: int, latency: float) -> str:
         """What exceeds the budget, in words; empty if nothing does."""
+        if not math.isfinite(error):
+            return "answers that are not finite"
+        pairs = self._limited(error, numbers, size, latency)
+        return ", ".join(
+            f"{name} {_short(value)} over {_short(limit)}" for name, (value, limit) in pairs.items() if value > limit
+        )
+
+    def worst_ratio(self, error: float, numbers: int, size: int, latency: float) -> float:
+        """The largest ratio of what was measured to its limit: above 1 the budget is not kept."""
+        pairs = self._limited(error, numbers, size, latency)
+        return (
+            max((value / limit for value, limit in pairs.values()), default=0.0) if math.isfinite(error) else math.inf
+        )
+
+    def _limited(self, error: float, numbers: int, size: int, latency: float) -> dict[str, tuple[float, float]]:
         measured = {"error": error, "numbers": numbers, "bytes": size, "latency": latency}
-        over = [name for name, limit in vars(self).items() if limit is not None and measured[name] > limit]
-        return ", ".join(f"{name} {measured[name]:.3g} over {getattr(self, name):.3g}" for name in over)
+        return {name: (measured[name], limit) for name, limit in vars(self).items() if limit is not None}
+
+
+def _short(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 class Package(Protocol):
@@ -132,7 +151,7 @@ class CompressedModel:
 
     @property
     def chosen(self) -> Candidate | None:
-        """The smallest candidate within the budget, or None."""
+        """The most accurate candidate within the budget, the smaller of nearly equal ones; or None."""
         return next((candidate for candidate in self.candidates if candidate.chosen), None)
 
     def export(self, path: str | Path) -> Path:
@@ -144,7 +163,7 @@ class CompressedModel:
         if self.chosen is None or self.chosen.package is None:
             nearest = min(
                 (candidate for candidate in self.candidates if candidate.package is not None),
-                key=lambda candidate: candidate.test_error,
+                key=lambda c: self.budget.worst_ratio(c.test_error, c.numbers, c.bytes, c.latency_seconds),
             )
             raise ForetrainError(
                 f"nothing keeps the budget; the nearest is {nearest.name} in {nearest.format} ({nearest.excess}): "

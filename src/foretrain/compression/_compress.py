@@ -160,16 +160,21 @@ def _drawn(teacher: Any, learn: OperatorDataset, budget: Budget, key: int) -> St
         modes = _modes_needed(learn, shape, budget.error or 0.01)
         reflection = settings.reflection if isinstance(settings, FourierSettings) else 0
         spec = ShallowFourierOperator(WIDE * LARGEST_STUDENT, modes, reflection=reflection)
-        features = spec.initialise(learn, jax.random.key(key)).table.shape[1]
-        width = _width(budget, fixed=learn.inputs.shape[1] * features + 2 * features, each=features + 2)
+        features = _shapes(spec, learn).table.shape[1]
+        width = _width(budget, fixed=4 * features, each=features + 2)
         return FourierStudent.draw(replace(spec, width=WIDE * width), learn, key)
     plain = ComponentOperator(WIDE * LARGEST_STUDENT)
-    network = plain.initialise(learn, jax.random.key(key))
+    network = _shapes(plain, learn)
     sensors, features = network.input_basis.shape
     points, components = network.output_basis.shape
     fixed = sensors * (features + 1) + points * (components + 1) + (features + 1) * components
     width = _width(budget, fixed, each=features + 1 + components)
     return ComponentStudent.draw(replace(plain, width=WIDE * width), learn, key)
+
+
+def _shapes(spec: ShallowFourierOperator | ComponentOperator, learn: OperatorDataset) -> Any:
+    """The network without its weights, which would be drawn only to be counted."""
+    return jax.eval_shape(lambda key: spec.initialise(learn, key), jax.random.key(0))
 
 
 def _width(budget: Budget, fixed: int, each: int) -> int:

@@ -2,7 +2,7 @@
 
 from foretrain.data._dataset import OperatorDataset, mean_relative_error, relative_errors
 from foretrain.data._embedding import Embedding, OutputScale, choose_embedding
-from foretrain.data._grids import periodic_grid_shape, regular_grid_shape
+from foretrain.data._grids import common_grid_shape, periodic_grid_shape, regular_grid_shape
 from foretrain.data._npz import load, load_split, read_npz, save_dataset
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "OperatorDataset",
     "OutputScale",
     "choose_embedding",
+    "common_grid_shape",
     "load",
     "load_split",
     "mean_relative_error",

@@ -12,18 +12,36 @@ from jaxtyping import Float
 from foretrain._foundation import DataError
 
 Array = np.ndarray
+LEAST_SIZE, LARGEST_SIZE = 1e-30, 1e30
+"""What single precision, in which networks compute, holds with room to spare."""
+ROUNDING = 1e-12
+"""Outputs that vary by less, relative to their size, are constant up to rounding."""
+
+
+def _as_numbers(values: Any, name: str) -> Array:
+    """Real numbers in double precision; always a copy, so that a dataset shares no memory with its maker."""
+    if np.ma.is_masked(values):
+        raise DataError(f"{name}: expected a value everywhere, came masked entries; remove or repair those functions")
+    try:
+        values = np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{name}: expected an array, came rows of different lengths; make them equally long") from error
+    if values.dtype.kind not in "fiub":
+        raise DataError(f"{name}: expected real numbers, came values of type {values.dtype}; convert them to floats")
+    return np.array(values, dtype=np.float64)
 
 
 def _as_points(points: Any, shape: tuple[int, ...], name: str) -> Array:
     """Points as a [count, dimension] array; the regular grid of that shape on [0, 1)^d when none were given."""
     count = int(np.prod(shape))
     if points is None:
-        axes = np.meshgrid(*[np.arange(size) / size for size in shape], indexing="ij")
-        return np.stack(axes, axis=-1).reshape(count, len(shape))
-    points = np.array(points, dtype=np.float64)  # a copy: it is made read-only later
+        sizes = [size for size in shape if size > 1] or [1]  # an axis of one channel is no coordinate
+        axes = np.meshgrid(*[np.arange(size) / size for size in sizes], indexing="ij")
+        return np.stack(axes, axis=-1).reshape(count, len(sizes))
+    points = _as_numbers(points, name)
     if points.ndim == 1:
         points = points[:, None]
-    if points.ndim != 2 or points.shape[0] != count:
+    if points.ndim != 2 or points.shape[0] != count or points.shape[1] == 0:
         raise DataError(
             f"{name}: expected {count} points, one for each column, came an array of shape {points.shape}; "
             f"give an array of shape [{count}, dimension]"
@@ -32,15 +50,13 @@ def _as_points(points: Any, shape: tuple[int, ...], name: str) -> Array:
 
 
 def _as_functions(values: Any, name: str) -> Array:
-    values = np.asarray(values)
-    if values.dtype.kind not in "fiub":
-        raise DataError(f"{name}: expected real numbers, came values of type {values.dtype}; convert them to floats")
+    values = _as_numbers(values, name)
     if values.ndim < 2:
         raise DataError(
             f"{name}: expected one row for each function, [functions, points], came an array of shape {values.shape}; "
             "add the missing axis"
         )
-    return values.astype(np.float64)
+    return values
 
 
 def _check_finite(values: Array, name: str) -> None:
@@ -64,7 +80,26 @@ def _check_distinct(inputs: Array) -> None:
         )
 
 
-@dataclass(frozen=True)
+def _check_size(values: Array, name: str) -> None:
+    largest = float(np.abs(values).max())
+    if largest != 0 and not LEAST_SIZE <= largest <= LARGEST_SIZE:
+        raise DataError(
+            f"{name}: expected values of a size between {LEAST_SIZE:g} and {LARGEST_SIZE:g}, came up to {largest:.3g}; "
+            "choose other units"
+        )
+
+
+def _check_distinct_points(points: Array, name: str) -> None:
+    _, first = np.unique(points, axis=0, return_index=True)
+    if len(first) < len(points):
+        row = int(np.setdiff1d(np.arange(len(points)), first)[0])
+        raise DataError(
+            f"{name}: expected distinct points, came {len(points) - len(first)} repeated, the first in row {row}; "
+            "keep one of each"
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class OperatorDataset:
     """Pairs of functions (u_i, s_i = G(u_i)) measured at fixed points.
 
@@ -80,8 +115,9 @@ class OperatorDataset:
         name, description: for tables and reports.
 
     Raises:
-        DataError: shapes that do not belong together, values that are not finite, fewer than two functions,
-            repeated input functions, or outputs that are all equal.
+        DataError: shapes that do not belong together, values that are not real or not finite or too large or small
+            for single precision, fewer than two functions, repeated input functions or query points, or outputs that
+            are all equal.
     """
 
     inputs: Float[Array, "functions sensors"]
@@ -107,8 +143,10 @@ class OperatorDataset:
             raise DataError("expected at least one sensor and one query point, came none; check the arrays' last axis")
         _check_finite(inputs, "inputs")
         _check_finite(outputs, "outputs")
+        _check_size(inputs, "inputs")
+        _check_size(outputs, "outputs")
         _check_distinct(inputs)
-        if np.ptp(outputs) == 0:
+        if np.ptp(outputs) <= ROUNDING * np.abs(outputs).max():
             raise DataError(
                 f"outputs: expected functions that differ, came the constant {outputs.flat[0]:g} everywhere; "
                 "there is nothing to learn"
@@ -117,6 +155,7 @@ class OperatorDataset:
         query_points = _as_points(self.query_points, output_shape, "query_points")
         _check_finite(sensor_points, "sensor_points")
         _check_finite(query_points, "query_points")
+        _check_distinct_points(query_points, "query_points")
         for attribute, value in (
             ("inputs", inputs),
             ("outputs", outputs),
@@ -158,6 +197,8 @@ class OperatorDataset:
         Raises:
             DataError: if fewer than two functions would be left on either side.
         """
+        if len(self) < 4:
+            raise DataError(f"expected at least 4 functions to divide into two parts, came {len(self)}; add samples")
         count = round(test * len(self)) if isinstance(test, float) else int(test)
         if not 2 <= count <= len(self) - 2:
             raise DataError(

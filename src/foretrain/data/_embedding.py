@@ -47,23 +47,24 @@ class Embedding:
     def inputs(self, inputs: Any) -> Any:
         """The embedded input functions [functions, sensors + 1], NumPy or JAX as the argument is."""
         space = array_namespace(inputs)
-        inputs = space.asarray(inputs)
-        constant = space.full((len(inputs), 1), self.input_bias, dtype=inputs.dtype)
-        return space.concatenate([self.input_scale * inputs, constant], axis=1)
+        scaled = self.input_scale * space.asarray(inputs)
+        constant = space.full((len(scaled), 1), self.input_bias, dtype=scaled.dtype)
+        return space.concatenate([scaled, constant], axis=1)
 
     def points(self, points: Any) -> Any:
         """The embedded query points [points, features], NumPy or JAX as the argument is."""
         space = array_namespace(points)
         points = space.asarray(points)
-        columns = []
+        columns: list[Any] = []
         for axis, periodic in enumerate(self.periodic):
             position = (points[:, axis] - self.lower[axis]) / self.period[axis]
             if periodic:
                 columns += [space.cos(2 * np.pi * position), space.sin(2 * np.pi * position)]
             else:
                 columns.append(2 * position - 1)
-        constant = space.full(len(points), self.point_bias, dtype=points.dtype)
-        return space.stack([*(self.point_scale * column for column in columns), constant], axis=1)
+        columns = [self.point_scale * column for column in columns]
+        constant = space.full(len(points), self.point_bias, dtype=columns[0].dtype)
+        return space.stack([*columns, constant], axis=1)
 
 
 def choose_embedding(data: OperatorDataset, input_norm: float = 1.0, point_scale: float = 1.0) -> Embedding:

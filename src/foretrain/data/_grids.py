@@ -1,5 +1,7 @@
 """What the points tell: whether they form a regular grid, and whether functions on it close up periodically."""
 
+import math
+
 import numpy as np
 from jaxtyping import Float
 
@@ -7,16 +9,31 @@ from foretrain.data._dataset import OperatorDataset
 
 
 def regular_grid_shape(points: Float[np.ndarray, "points dimension"]) -> tuple[int, ...] | None:
-    """Sizes of the axes if the points are a regular grid listed row by row (last coordinate fastest), else None."""
-    axes = [np.unique(np.round(coordinate, 10)) for coordinate in points.T]
-    shape = tuple(len(axis) for axis in axes)
-    if int(np.prod(shape)) != len(points) or any(size < 2 for size in shape):
+    """Sizes of the axes if the points are a regular grid listed row by row (last coordinate fastest), else None.
+
+    Points may be off by a thousandth of the spacing, so that coordinates kept in single precision pass.
+    """
+    extent = np.ptp(points, axis=0)
+    if not np.all(extent > 0):
         return None
-    spacings = [np.diff(axis) for axis in axes]
-    if any(np.ptp(spacing) > 1e-6 * spacing.mean() for spacing in spacings):
+    position = (points - points.min(axis=0)) / extent
+    # Neighbours on any regular grid of so many points are further apart than this; rounding is not.
+    apart = 0.5 / len(points)
+    shape = tuple(1 + int(np.sum(np.diff(np.sort(axis)) > apart)) for axis in position.T)
+    if math.prod(shape) != len(points):
         return None
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(len(points), -1)
-    return shape if np.allclose(grid, points, atol=1e-8 * max(1.0, np.abs(points).max())) else None
+    expected = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1).reshape(points.shape)
+    return shape if np.all(np.abs(position * (np.array(shape) - 1) - expected) < 1e-3) else None
+
+
+def common_grid_shape(data: OperatorDataset) -> tuple[int, ...] | None:
+    """Sizes of the axes if sensors and query points are one regular grid, else None."""
+    if data.sensor_points.shape != data.query_points.shape:
+        return None
+    tolerance = 1e-6 * np.ptp(data.query_points, axis=0)
+    if np.any(np.abs(data.sensor_points - data.query_points) > tolerance):
+        return None
+    return regular_grid_shape(data.query_points)
 
 
 def periodic_grid_shape(data: OperatorDataset) -> tuple[int, ...] | None:
@@ -27,9 +44,7 @@ def periodic_grid_shape(data: OperatorDataset) -> tuple[int, ...] | None:
     neighbours, which must not be twice as large, along every axis, for inputs and for outputs.
     **This is evidence, not proof:** what is built on it must be checked on held-out functions.
     """
-    if data.sensor_points.shape != data.query_points.shape or not np.allclose(data.sensor_points, data.query_points):
-        return None
-    shape = regular_grid_shape(data.query_points)
+    shape = common_grid_shape(data)
     if shape is None:
         return None
     for values in (data.inputs, data.outputs):

@@ -80,7 +80,7 @@ class Plan:
 
     def save(self, path: str | Path) -> Path:
         """Writes the settings as TOML; `load_plan_settings` reads them back."""
-        lines = ["# foretrain plan: `foretrain run` uses these numbers instead of choosing its own", "[plan]"]
+        lines = ["# foretrain plan: train with it by `foretrain train DATA --plan THIS`", "[plan]"]
         lines += [f"{name} = {toml_value(value)}" for name, value in self.settings().items()]
         return write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from foretrain._foundation import DataError, ForetrainError
-from foretrain.data import OperatorDataset, OutputScale, regular_grid_shape
+from foretrain.data import OperatorDataset, OutputScale, common_grid_shape
 from foretrain.models._activations import activation_function
 
 
@@ -18,7 +18,7 @@ from foretrain.models._activations import activation_function
 class ShallowFourierOperator:
     """A shallow Fourier operator, before its weights are drawn.
 
-        G(u)(y) = 1/sqrt(m) sum_{r<=m} readout_r sigma( (w_r * u)(y) + b_r ) + (w_0 * u)(y)
+        G(u)(y) = sum_{r<=m} readout_r sigma( (w_r * u)(y) + b_r ) + (w_0 * u)(y)
 
     on a periodic grid, with filters w_r of finitely many Fourier modes. It commutes with translations; with
     `reflection` s = +-1 it is averaged so that it also commutes with u(x) -> s u(-x).
@@ -57,8 +57,8 @@ class ShallowFourierOperator:
         Raises:
             DataError: if inputs and outputs are not on one regular grid.
         """
-        shape = regular_grid_shape(data.query_points)
-        if shape is None or data.sensor_points.shape != data.query_points.shape:
+        shape = common_grid_shape(data)
+        if shape is None:
             raise DataError("a Fourier operator: expected inputs and outputs on one regular grid, came other points")
         wave_numbers = half_space_modes(len(shape), [min(self.modes, (size - 1) // 2) for size in shape])
         positions = np.stack(np.meshgrid(*[np.arange(n) / n for n in shape], indexing="ij"), -1).reshape(-1, len(shape))
@@ -72,6 +72,9 @@ class ShallowFourierOperator:
         feature_scale = power ** ((self.whitening - 1) / 2)
         feature_scale *= self.input_norm / np.sqrt(2 * np.sum(power * feature_scale**2))
         filter_key, bias_key = jax.random.split(key)
+        scale = OutputScale.of(data.outputs)
+        if self.reflection == -1:
+            scale = OutputScale(0.0, scale.scale)  # a constant is not odd
         return ShallowFourierNetwork(
             filters=jax.random.normal(filter_key, (2 * count, self.width)),
             biases=self.input_norm * jax.random.normal(bias_key, (self.width,)),
@@ -81,7 +84,7 @@ class ShallowFourierOperator:
             feature_scale=jnp.asarray(np.concatenate([feature_scale, feature_scale]), jnp.float32),
             activation=self.activation,
             reflection=self.reflection,
-            scale=OutputScale.of(data.outputs),
+            scale=scale,
         )
 
 

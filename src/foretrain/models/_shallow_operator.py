@@ -1,5 +1,6 @@
 """The wide shallow neural operator whose training the theory forecasts."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from foretrain._foundation import ForetrainError
+from foretrain._foundation import ForetrainError, require_memory
 from foretrain.data import Embedding, OperatorDataset, OutputScale, choose_embedding
 from foretrain.models._activations import activation_function
 
@@ -60,27 +61,42 @@ class ShallowOperator:
         return self.embedding if self.embedding is not None else choose_embedding(data)
 
     def initialise(self, data: OperatorDataset, key: PRNGKeyArray) -> "ShallowOperatorNetwork":
-        """Draws the weights; the same key gives the same network."""
-        embedding = self.embedding_for(data)
-        inputs = embedding.inputs(data.inputs[:1]).shape[1]
-        coordinates = embedding.points(data.query_points[:1]).shape[1]
-        drawn = self.width // 2 if self.antisymmetric else self.width
+        """Draws the weights; the same key gives the same network.
+
+        Raises:
+            MemoryBudgetError: if the weights would not fit into memory.
+        """
+        numbers = self.parameter_count(data)
+        require_memory(4 * numbers, f"a network of {numbers:,} numbers", "choose smaller widths")
+        trunk_shape, branch_shape, outer_shape = self._shapes(data)
+        if self.antisymmetric:
+            trunk_shape, outer_shape = _half(trunk_shape), _half(outer_shape)
+            branch_shape = _half(branch_shape) if self.form == "block" else branch_shape
         trunk_key, branch_key, outer_key = jax.random.split(key, 3)
-        branch_shape = (drawn, self.branch_width, inputs) if self.form == "block" else (self.branch_width, inputs)
-        trunk = jax.random.normal(trunk_key, (drawn, coordinates))
+        trunk = jax.random.normal(trunk_key, trunk_shape)
         branch = jax.random.normal(branch_key, branch_shape)
-        outer = jax.random.rademacher(outer_key, (drawn, self.branch_width), trunk.dtype)
+        outer = jax.random.rademacher(outer_key, outer_shape, trunk.dtype)
         if self.antisymmetric:
             trunk, outer = jnp.concatenate([trunk, trunk]), jnp.concatenate([outer, -outer])
             branch = jnp.concatenate([branch, branch]) if self.form == "block" else branch
-        return ShallowOperatorNetwork(
-            trunk, branch, outer, self.activation, embedding, OutputScale.of(data.outputs), self.train_outer
-        )
+        embedding, scale = self.embedding_for(data), OutputScale.of(data.outputs)
+        return ShallowOperatorNetwork(trunk, branch, outer, self.activation, embedding, scale, self.train_outer)
 
     def parameter_count(self, data: OperatorDataset) -> int:
         """How many numbers the drawn network holds, the frozen outer weights included."""
-        network = jax.eval_shape(lambda key: self.initialise(data, key), jax.random.key(0))
-        return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_array_like)))
+        return sum(math.prod(shape) for shape in self._shapes(data))
+
+    def _shapes(self, data: OperatorDataset) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Of trunk, branch and outer weights."""
+        embedding = self.embedding_for(data)
+        inputs = embedding.inputs(data.inputs[:1]).shape[1]
+        coordinates = embedding.points(data.query_points[:1]).shape[1]
+        branch = (self.branch_width, inputs) if self.form == "shared" else (self.width, self.branch_width, inputs)
+        return (self.width, coordinates), branch, (self.width, self.branch_width)
+
+
+def _half(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0] // 2, *shape[1:])
 
 
 class ShallowOperatorNetwork(eqx.Module):

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from foretrain._foundation import ForetrainError, Progress, double_precision, ignore_progress
+from foretrain._foundation import ForetrainError, Progress, double_precision, ignore_progress, require_memory
 from foretrain.data import OperatorDataset
 from foretrain.problems._gaussian_fields import periodic_gaussian_field
 
 FUNCTIONS_AT_ONCE = 100
+BYTES_FOR_EACH_VALUE = 64
+"""Initial and final state, their spectra, and the stages of the time step."""
 
 
 def burgers(
@@ -43,21 +45,27 @@ def burgers(
 
     Raises:
         ForetrainError: if a size is too small or the grids do not nest.
+        MemoryBudgetError: if the simulation would not fit into memory.
 
     Source: Li et al., "Fourier neural operator" (ICLR 2021) for the set-up; Koehler et al., exponax, for the solver.
     """
-    if samples < 2 or resolution < 16 or viscosity <= 0 or time <= 0:
+    if samples < 2 or resolution < 16 or not 0 < viscosity < np.inf or not 0 < time < np.inf:
         raise ForetrainError(
             f"burgers: expected samples >= 2, resolution >= 16, viscosity > 0 and time > 0, came {samples}, "
             f"{resolution}, {viscosity:g} and {time:g}"
         )
-    fine = simulation_resolution or _nested_resolution(resolution, viscosity)
-    if fine % resolution:
+    fine = _nested_resolution(resolution, viscosity) if simulation_resolution is None else simulation_resolution
+    if fine < resolution or fine % resolution:
         raise ForetrainError(
             f"burgers: expected a simulation resolution that is a multiple of {resolution}, came {fine}"
         )
-    steps = time_steps or max(100, round(100 * time * fine / 512))
-    initial = periodic_gaussian_field(samples, fine, 25.0, 25.0, 2.0, np.random.default_rng(key))
+    steps = max(100, round(100 * time * fine / 512)) if time_steps is None else time_steps
+    if steps < 1:
+        raise ForetrainError(f"burgers: expected at least one time step, came {steps}")
+    require_memory(BYTES_FOR_EACH_VALUE * samples * fine, "simulating Burgers' equation", "ask for a larger viscosity")
+    # As many modes whatever the viscosity, so that the same key gives the same initial states.
+    modes = _nested_resolution(resolution, np.inf) // 2 - 1
+    initial = periodic_gaussian_field(samples, fine, 25.0, 25.0, 2.0, np.random.default_rng(key), modes)
     final = _solve(initial, viscosity, time, steps, progress)
     stride = fine // resolution
     return OperatorDataset(

@@ -1,5 +1,6 @@
 """Piecewise-constant targets on [0, 1], the univariate problem of the two-timescale theory."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +34,8 @@ class PiecewiseConstant:
             raise ForetrainError(
                 f"expected as many jumps as increasing locations inside (0, 1), came {self.locations} and {self.jumps}"
             )
-        if any(jump == 0 for jump in self.jumps):
-            raise ForetrainError(f"expected jumps that are not zero, came {self.jumps}; leave those locations out")
+        if any(jump == 0 or not math.isfinite(jump) for jump in self.jumps):
+            raise ForetrainError(f"expected finite jumps that are not zero, came {self.jumps}; leave those out")
 
     def __call__(self, x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """The values at the points x."""
@@ -48,8 +49,8 @@ class PiecewiseConstant:
 
     @property
     def smallest_jump(self) -> float:
-        """The least of the jumps' sizes."""
-        return float(np.abs(self.jumps).min())
+        """The least of the jumps' sizes; infinite if there are none."""
+        return float(np.min(np.abs(self.jumps), initial=np.inf))
 
 
 PUBLISHED_STEPS = PiecewiseConstant(1.0, (0.2, 0.35, 0.5, 0.65, 0.8), (4.0, -4.0, 2.0, -2.0, 4.0))

@@ -92,7 +92,7 @@ class CirculantKernel:
             solved[frequencies] = self._unpack(answers)
         progress("solving frequency by frequency", len(self.blocks), len(self.blocks))
         value = self.inverse_transform(solved)
-        mismatch = np.linalg.norm(self.apply(value) - residual) / np.linalg.norm(residual)
+        mismatch = np.linalg.norm(self.apply(value) - residual) / (np.linalg.norm(residual) or 1.0)
         return Solution(value, float(mismatch), (jitter, 0.0))
 
     @double_precision

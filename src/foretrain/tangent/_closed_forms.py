@@ -136,6 +136,9 @@ class FourierSolution:
         progress: Progress = ignore_progress,
     ) -> "FourierSolution":
         """Solves on all training functions."""
+        if settings.reflection < 0:
+            # A constant changes sign with the function: only zero commutes with an odd reflection.
+            scale = OutputScale(0.0, scale.scale)
         kernel = FourierKernel.for_inputs(settings, train.inputs, grid_shape)
         functions = kernel.filter(train.inputs)
         solution = kernel.gram(functions, progress).solve_with_report(scale.normalise(train.outputs), progress)

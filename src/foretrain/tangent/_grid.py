@@ -69,6 +69,12 @@ class GridKernel:
         """(functions, points)."""
         return len(self.terms[0].functions), len(self.terms[0].points)
 
+    @property
+    @double_precision
+    def jitter(self) -> tuple[float, float]:
+        """What `solve`, `logdet`, `eigenvalue_min` and `explained_variance` add to the diagonals of A1 and of B1."""
+        return self._diagonalisation.jitter
+
     @double_precision
     def apply(self, residual: Float[Array, "functions points"]) -> Float[Array, "functions points"]:
         """Theta applied to a residual."""
@@ -87,7 +93,7 @@ class GridKernel:
         right = jnp.asarray(residual, jnp.float64)
         parts = self._diagonalisation
         value = _solve(parts, right)
-        mismatch = jnp.linalg.norm(_apply(self._arrays, value) - right) / jnp.linalg.norm(right)
+        mismatch = jnp.linalg.norm(_apply(self._arrays, value) - right) / (jnp.linalg.norm(right) or 1.0)
         return Solution(np.asarray(value), float(mismatch), parts.jitter)
 
     @double_precision

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from foretrain._foundation import DataError, ForetrainError, Progress, ignore_progress
-from foretrain.data import OperatorDataset, OutputScale, mean_relative_error, periodic_grid_shape, regular_grid_shape
+from foretrain.data import OperatorDataset, OutputScale, common_grid_shape, mean_relative_error, periodic_grid_shape
 from foretrain.tangent._closed_forms import (
     BranchTrunkSettings,
     BranchTrunkSolution,
@@ -118,8 +118,14 @@ class InfiniteWidthOperator:
     def predict(
         self, inputs: Float[Array, "functions sensors"], points: Float[Array, "points dimension"] | None = None
     ) -> Float[Array, "functions points"]:
-        """The operator's values in physical units, at the training query points unless others are given."""
-        return self._fitted().predict(np.asarray(inputs, np.float64), points, self.progress)
+        """The operator's values in physical units, at the training query points unless others are given.
+
+        Raises:
+            ForetrainError: before `fit`.
+            DataError: inputs of another number of sensors, or points of another dimension, than the training data's.
+        """
+        solution = self._fitted()
+        return solution.predict(*_as_trained(solution.train, inputs, points), self.progress)
 
     def score(self, test: OperatorDataset) -> float:
         """Mean relative L2 error on the test functions (smaller is better, unlike scikit-learn's R^2)."""
@@ -131,9 +137,10 @@ class InfiniteWidthOperator:
         """Standard deviation of the Gaussian process with this kernel, in physical units.
 
         **Assumption:** the outputs are a draw of that process, scaled by the marginal likelihood's best amplitude.
-        Available in the branch-trunk form.
+        Available in the branch-trunk form. Raises as `predict` does.
         """
-        return self._fitted().std(np.asarray(inputs, np.float64), points)
+        solution = self._fitted()
+        return solution.std(*_as_trained(solution.train, inputs, points))
 
     def _fitted(self) -> ClosedFormSolution:
         if not hasattr(self, "solution_"):
@@ -151,12 +158,7 @@ class InfiniteWidthOperator:
             raise ForetrainError(f"expected the form 'auto', 'branch-trunk' or 'fourier', came {self.form!r}")
         shape = periodic_grid_shape(train)
         if self.form == "fourier":
-            shape = shape or regular_grid_shape(train.query_points)
-            if shape is None or train.sensor_points.shape != train.query_points.shape:
-                raise DataError(
-                    "the Fourier form: expected inputs and outputs on one regular grid, came other points; "
-                    "use form='branch-trunk'"
-                )
+            shape = shape or _required_grid(train)
         reports = []
         if self.form != "fourier":
             reports.append(self._report("branch-trunk", train, None))
@@ -184,7 +186,35 @@ def solve_closed_form(
     scale = OutputScale.of(train.outputs)
     if isinstance(settings, BranchTrunkSettings):
         return BranchTrunkSolution.solve(train, settings, scale)
-    shape = regular_grid_shape(train.query_points)
+    return FourierSolution.solve(train, settings, scale, _required_grid(train), progress)
+
+
+def _as_trained(train: OperatorDataset, inputs: Any, points: Any) -> tuple[Array, Array | None]:
+    """Inputs and points as arrays that fit the training data."""
+    inputs = np.asarray(inputs, np.float64)
+    inputs = inputs.reshape(len(inputs), -1) if inputs.ndim > 2 else inputs
+    if inputs.ndim != 2 or inputs.shape[1] != train.inputs.shape[1]:
+        raise DataError(
+            f"inputs: expected [functions, {train.inputs.shape[1]} sensors] as in training, came an array of shape "
+            f"{inputs.shape}; sample the functions at the training sensors"
+        )
+    if points is None:
+        return inputs, None
+    points = np.asarray(points, np.float64)
+    points = points[:, None] if points.ndim == 1 else points
+    if points.ndim != 2 or points.shape[1] != train.query_points.shape[1]:
+        raise DataError(
+            f"points: expected [points, dimension {train.query_points.shape[1]}] as in training, came an array of "
+            f"shape {points.shape}"
+        )
+    return inputs, points
+
+
+def _required_grid(train: OperatorDataset) -> tuple[int, ...]:
+    shape = common_grid_shape(train)
     if shape is None:
-        raise DataError("the Fourier form: expected a regular grid, came other points; use form='branch-trunk'")
-    return FourierSolution.solve(train, settings, scale, shape, progress)
+        raise DataError(
+            "the Fourier form: expected inputs and outputs on one regular grid, came other points; "
+            "use form='branch-trunk'"
+        )
+    return shape

@@ -23,6 +23,8 @@ class Candidate:
 
 
 Evaluate = Callable[[Any], float]
+WORTHWHILE = 0.995
+"""A move is made if it lowers the error at least this much: held-out errors are no sharper than that."""
 
 
 def coordinate_search(
@@ -54,7 +56,8 @@ def coordinate_search(
         before = None
         while best != before:
             before = best
-            best = min([best, *(replace(best, **{name: value}) for value in neighbours(best))], key=attempt)
+            rival = min((replace(best, **{name: value}) for value in neighbours(best)), key=attempt, default=best)
+            best = rival if attempt(rival) < WORTHWHILE * attempt(best) else best
     return list(tried.values())
 
 

@@ -113,11 +113,28 @@ def _reduced_loss(hidden: InnerLayer, weights: PyTree, rows: Array, targets: Arr
 def optimal_outer_layer(
     features: Float[Array, "rows neurons"], targets: Float[Array, "rows outputs"], ridge: float = OUTER_RIDGE
 ) -> Float[Array, "neurons outputs"]:
-    """argmin_a |Phi a - t|^2 + ridge tr(Phi^T Phi) / neurons |a|^2, by normal equations in the features' precision."""
-    gram = features.T @ features
+    """argmin_a |Phi a - t|^2 + ridge tr(Phi^T Phi) / neurons |a|^2, by normal equations in the features' precision.
+
+    Where nearly dependent features leave the normal equations indefinite to rounding, the ridge grows tenfold until
+    they are not.
+    """
+    gram, moment = features.T @ features, features.T @ targets
     size = jnp.trace(gram) / gram.shape[0]
-    factor = jax.scipy.linalg.cho_factor(gram + ridge * size * jnp.eye(gram.shape[0], dtype=gram.dtype))
-    return jax.scipy.linalg.cho_solve(factor, features.T @ targets)
+    identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
+
+    def solved(strength: Array) -> Array:
+        factor = jax.scipy.linalg.cho_factor(gram + strength * size * identity)
+        return jax.scipy.linalg.cho_solve(factor, moment)
+
+    def broken(state: tuple[Array, Array]) -> Array:
+        return ~jnp.all(jnp.isfinite(state[1])) & (state[0] < 1)
+
+    def stronger(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        strength = jnp.maximum(10 * state[0], jnp.finfo(gram.dtype).eps)
+        return strength, solved(strength)
+
+    strength = jnp.asarray(ridge, gram.dtype)
+    return jax.lax.while_loop(broken, stronger, (strength, solved(strength)))[1]
 
 
 def refit_outer_layer(
