@@ -43,7 +43,7 @@ def test_residual_factor_satisfies_the_recurrence(method):
 def test_learnt_factor_satisfies_the_recurrence_down_to_eigenvalue_zero(method):
     _, learnt = recurrence(method, EIGENVALUES, STEPS[-1])
     np.testing.assert_allclose(
-        method.learnt_factor(EIGENVALUES, STEPS), learnt[STEPS].astype(float), rtol=1e-9, atol=1e-15
+        method.learnt_factor(EIGENVALUES, STEPS), learnt[STEPS].astype(float), rtol=1e-9, atol=1e-9
     )
 
 

@@ -246,10 +246,10 @@ def test_any_pair_of_definite_terms_is_solved_exactly(seed):
     assert kernel.eigenvalue_min() == pytest.approx(np.linalg.eigvalsh(dense)[0], rel=1e-12)
 
 
-def test_the_kernel_of_a_model_is_that_of_its_own_embedding_and_activation(burgers_data):
+def test_the_kernel_of_a_model_is_that_of_its_own_embedding_and_activation(periodic_data):
     from foretrain.models import ShallowOperator
 
-    data = burgers_data.take(slice(0, 6))
+    data = periodic_data.take(slice(0, 6))
     for train_outer in (False, True):
         model = ShallowOperator(64, 4, "erf", train_outer=train_outer)
         kernel = BranchTrunkKernel(model.embedding_for(data), "erf", "erf", 1.0, 1.0, float(train_outer))

@@ -68,12 +68,12 @@ def test_training_data_are_interpolated_with_no_deviation_left(data):
     assert operator.std(data.inputs).max() < 1e-3 * typical
 
 
-def test_the_fourier_form_interpolates_up_to_its_ridge(burgers_data):
-    operator = InfiniteWidthOperator(settings=FourierSettings("matern52")).fit(burgers_data)
+def test_the_fourier_form_interpolates_up_to_its_ridge(periodic_data):
+    operator = InfiniteWidthOperator(settings=FourierSettings("matern52")).fit(periodic_data)
     assert operator.form_ == "fourier"
     assert operator.reports_ == ()
     assert operator.relative_residual_ < 1e-10
-    assert operator.score(burgers_data) < 1e-4
+    assert operator.score(periodic_data) < 1e-4
 
 
 def test_the_score_is_the_mean_relative_error_on_unseen_functions(data, fitted):
@@ -85,8 +85,8 @@ def test_the_score_is_the_mean_relative_error_on_unseen_functions(data, fitted):
     assert error < 0.3
 
 
-def test_auto_finds_translation_equivariance_and_uses_it(burgers_data):
-    train, test = burgers_data.split(15, key=1)
+def test_auto_finds_translation_equivariance_and_uses_it(periodic_data):
+    train, test = periodic_data.split(15, key=1)
     operator = InfiniteWidthOperator().fit(train)
     assert operator.form_ == "fourier"
     reports = {report.form: report for report in operator.reports_}
@@ -109,9 +109,9 @@ def test_auto_takes_the_branch_trunk_form_where_the_grid_does_not_close_up(data)
     assert operator.settings_.activation == "relu"
 
 
-def test_the_held_out_error_is_measured_on_functions_not_learnt(burgers_data):
-    report = InfiniteWidthOperator("branch-trunk", "relu", key=3).choose(burgers_data)[0]
-    learn, check = burgers_data.split(15, 3)
+def test_the_held_out_error_is_measured_on_functions_not_learnt(periodic_data):
+    report = InfiniteWidthOperator("branch-trunk", "relu", key=3).choose(periodic_data)[0]
+    learn, check = periodic_data.split(15, 3)
     operator = InfiniteWidthOperator(settings=report.settings).fit(learn)
     # The prediction is normalised by all training outputs there, by the learnt ones here.
     assert operator.score(check) == pytest.approx(report.held_out_error, rel=1e-6)
@@ -129,21 +129,21 @@ def other_points(data):
 
 @pytest.mark.parametrize("displaced", [irregular, other_points])
 @pytest.mark.parametrize("arguments", [{"form": "fourier"}, {"settings": FourierSettings()}])
-def test_the_fourier_form_refuses_data_that_are_not_on_one_grid(burgers_data, displaced, arguments):
+def test_the_fourier_form_refuses_data_that_are_not_on_one_grid(periodic_data, displaced, arguments):
     with pytest.raises(DataError, match=r"one regular grid.*branch-trunk"):
-        InfiniteWidthOperator(**arguments).fit(displaced(burgers_data))
+        InfiniteWidthOperator(**arguments).fit(displaced(periodic_data))
 
 
-def test_an_odd_reflection_is_kept_whatever_the_mean_of_the_training_outputs(burgers_data):
-    rows = np.argsort(burgers_data.outputs[:, 0])[:20]
-    lopsided = OperatorDataset(burgers_data.inputs[rows] + 0.1, burgers_data.outputs[rows] + 0.1)
+def test_an_odd_reflection_is_kept_whatever_the_mean_of_the_training_outputs(periodic_data):
+    rows = np.argsort(periodic_data.outputs[:, 0])[:20]
+    lopsided = OperatorDataset(periodic_data.inputs[rows] + 0.1, periodic_data.outputs[rows] + 0.1)
     operator = InfiniteWidthOperator(settings=FourierSettings("matern52", reflection=-1)).fit(lopsided)
 
     def reflected(functions):
         return -np.roll(functions[:, ::-1], 1, axis=1)
 
-    plain = operator.predict(burgers_data.inputs[:5])
-    np.testing.assert_allclose(operator.predict(reflected(burgers_data.inputs[:5])), reflected(plain), atol=1e-9)
+    plain = operator.predict(periodic_data.inputs[:5])
+    np.testing.assert_allclose(operator.predict(reflected(periodic_data.inputs[:5])), reflected(plain), atol=1e-9)
 
 
 def test_parameters_are_read_and_set_by_name():

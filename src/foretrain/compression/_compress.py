@@ -57,8 +57,13 @@ def compress(
         card: what to write into the files about the model.
 
     Raises:
-        ForetrainError: a callable teacher without training data, or a budget too small for any student.
+        ForetrainError: a callable teacher without training data, a budget too small for any student, or nothing to
+            learn by.
     """
+    if fresh < 0 or rows < 1 or evaluations < 1:
+        raise ForetrainError(
+            f"compress: expected fresh >= 0, rows >= 1 and evaluations >= 1, came {fresh}, {rows} and {evaluations}"
+        )
     train = train if train is not None else _training_data(teacher)
     learn, check = (train, test) if test is not None else train.split(max(2, min(200, len(train) // 6)), key)
     answer = _answers(teacher, check)

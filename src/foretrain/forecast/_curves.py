@@ -74,9 +74,15 @@ class Forecast:
 
         The error is that on the test functions, or without them the relative training error sqrt(loss).
         """
-        grid = np.unique(np.round(np.logspace(0, np.log10(max(self.horizon, 2)), 400)))
+        grid = np.unique(np.round(np.append(0, np.logspace(0, np.log10(self.horizon), 400))))
         reached = np.flatnonzero(self._errors(grid) <= relative_error)
-        return int(grid[reached[0]]) if len(reached) else None
+        if len(reached) == 0:
+            return None
+        above, below = (int(grid[max(index, 0)]) for index in (reached[0] - 1, reached[0]))
+        while below - above > 1:
+            middle = (above + below) // 2
+            above, below = (above, middle) if self.error_at(middle) <= relative_error else (middle, below)
+        return below
 
     @property
     def horizon(self) -> int:

@@ -54,12 +54,21 @@ class GradientDescent:
 
     def residual_factor(self, eigenvalues: Array, steps: Array) -> Array:
         """(1 - h l)^k."""
+        slow, exponent = self._slow_modes(eigenvalues, steps)
         base = 1 - _known(self.step_size) * eigenvalues
-        return np.power(base[None, :], np.asarray(steps)[:, None].astype(int))
+        return np.where(slow, np.exp(exponent), np.power(base[None, :], _column(steps)))
 
     def learnt_factor(self, eigenvalues: Array, steps: Array) -> Array:
         """(1 - (1 - h l)^k) / l = h sum_{i<k} (1 - h l)^i."""
-        return _quotient(self, eigenvalues, steps, _known(self.step_size))
+        positive = _positive(eigenvalues)
+        slow, exponent = self._slow_modes(positive, steps)
+        return np.where(slow, -np.expm1(exponent), 1 - self.residual_factor(positive, steps)) / positive
+
+    def _slow_modes(self, eigenvalues: Array, steps: Array) -> tuple[Array, Array]:
+        """Where h l is small, and there k log(1 - h l), which keeps what 1 - h l would round away."""
+        progress = _known(self.step_size) * eigenvalues
+        slow = progress < 0.5
+        return slow, _column(steps) * np.log1p(-np.where(slow, progress, 0.0))
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ class GradientFlow:
 
     def learnt_factor(self, eigenvalues: Array, steps: Array) -> Array:
         """(1 - exp(-k h l)) / l."""
-        return _quotient(self, eigenvalues, steps, _known(self.step_size))
+        positive = _positive(eigenvalues)
+        return -np.expm1(-_known(self.step_size) * np.outer(steps, positive)) / positive
 
 
 @dataclass(frozen=True)
@@ -118,24 +128,42 @@ class HeavyBall:
         root = np.where(np.abs(root) < 1e-7, 1e-7, root)
         large, small = (trace + root) / 2, (trace - root) / 2
         first = 1 - h * eigenvalues
-        k = np.asarray(steps)[:, None]
-        return np.real(((first - small) * large**k - (first - large) * small**k) / root)
+        k = _column(steps)
+        powers = np.real(((first - small) * large**k - (first - large) * small**k) / root)
+        slow, exponent, small_root, weight = self._slow_modes(eigenvalues, steps)
+        return np.where(slow, (1 + weight) * np.exp(exponent) - weight * small_root**k, powers)
 
     def learnt_factor(self, eigenvalues: Array, steps: Array) -> Array:
         """(1 - P_k(l)) / l."""
-        return _quotient(self, eigenvalues, steps, _known(self.step_size) / (1 - self.momentum))
+        positive = _positive(eigenvalues)
+        slow, exponent, small_root, weight = self._slow_modes(positive, steps)
+        learnt = -(1 + weight) * np.expm1(exponent) - weight * (1 - small_root ** _column(steps))
+        return np.where(slow, learnt, 1 - self.residual_factor(positive, steps)) / positive
+
+    def _slow_modes(self, eigenvalues: Array, steps: Array) -> tuple[Array, Array, Array, Array]:
+        """Where h l is so small that both roots are real and apart, and there what keeps its last digits.
+
+            P_k = (1 + weight) large^k - weight small^k,    exponent = k log(large),    large = 1 - h l / (1 - small)
+        """
+        h, b = _known(self.step_size), self.momentum
+        slow = h * eigenvalues < (1 - b**0.5) ** 2 / 2
+        progress = np.where(slow, h * eigenvalues, 0.0)
+        root = np.sqrt((1 + b - progress) ** 2 - 4 * b)
+        small = (1 + b - progress - root) / 2
+        gap = progress / (1 - small)
+        return slow, _column(steps) * np.log1p(-gap), small, gap * small / root
+
+
+def _column(steps: Array) -> Array:
+    return np.asarray(steps)[:, None].astype(int)
+
+
+def _positive(eigenvalues: Array) -> Array:
+    """Zero becomes so small that a quotient by it is the limit to the last digit."""
+    return np.maximum(eigenvalues, 1e-200)
 
 
 def _known(step_size: float | None) -> float:
     if step_size is None:
         raise ForetrainError("expected a step size, came none; call with_step_size(largest eigenvalue) first")
     return step_size
-
-
-def _quotient(method: Method, eigenvalues: Array, steps: Array, speed: float) -> Array:
-    """(1 - P_k(l)) / l; where k h l is below rounding, its limit k h."""
-    steps = np.asarray(steps, np.float64)
-    factor = 1 - method.residual_factor(eigenvalues, steps)
-    tiny = speed * np.outer(np.maximum(steps, 1), eigenvalues) < 1e-9
-    safe = np.where(eigenvalues > 0, eigenvalues, 1.0)
-    return np.where(tiny, speed * steps[:, None], factor / safe)

@@ -30,7 +30,7 @@ class ShallowOperator:
         activation: sigma, by name.
         form: "block" or "shared".
         train_outer: whether a is trained too.
-        antisymmetric: draw neurons in pairs of opposite sign, so that the initial operator is exactly zero.
+        antisymmetric: draw neurons in pairs of opposite sign, so that the initial operator is zero (up to rounding).
         embedding: scaling of inputs and coordinates; by default chosen from the data.
 
     Raises:

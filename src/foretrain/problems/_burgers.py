@@ -41,7 +41,7 @@ def burgers(
         time: the later time.
         simulation_resolution: points of the simulation's grid, a multiple of `resolution`; by default fine enough to
             resolve shocks of width `viscosity` (at least 512).
-        time_steps: by default enough for a relative error below 1e-6 in time.
+        time_steps: by default enough for a relative error of about 1e-6 in time.
 
     Raises:
         ForetrainError: if a size is too small or the grids do not nest.

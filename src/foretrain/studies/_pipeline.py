@@ -32,6 +32,8 @@ class PipelineSettings:
         steps: of gradient descent.
         tolerance: of the forecast, decides the width.
         error_budget, numbers_budget: of the shipped model: mean relative L2 error, numbers in the file.
+        fresh: inputs drawn anew for the student to learn from, labelled by the closed form.
+        evaluations: of the student's loss while it is distilled (more is better and slower).
         key: seed of everything drawn.
         price_per_hour: of this machine.
     """
@@ -41,6 +43,8 @@ class PipelineSettings:
     tolerance: float = 0.03
     error_budget: float = 0.012
     numbers_budget: int = 20_000
+    fresh: int = 1500
+    evaluations: int = 220
     key: int = 0
     price_per_hour: float = 0.0
 
@@ -136,6 +140,8 @@ def run_pipeline(
         Budget(error=settings.error_budget, numbers=settings.numbers_budget),
         package=OnnxPackager(),
         test=test,
+        fresh=settings.fresh,
+        evaluations=settings.evaluations,
         key=settings.key,
         card=_card(learn, exact, run, folder, command),
         progress=progress,
@@ -143,6 +149,9 @@ def run_pipeline(
     write_json(folder / "compression.json", compressed.as_dict())
     if compressed.chosen is not None:
         compressed.export(folder / "model.onnx")
+    else:
+        # One that an earlier run left in this folder would not be this run's.
+        (folder / "model.onnx").unlink(missing_ok=True)
     _write_fields(folder, exact, compressed, test)
     tell("compress", compressed)
     return PipelineResult(folder, planned, told, run, exact, compressed, checked, time.perf_counter() - started)
@@ -219,7 +228,15 @@ def _write_training(folder: Path, planned: Plan, told: Forecast, run: Run, check
     write_json(folder / "forecast.json", _forecast_record(planned, told, checked))
     write_json(folder / "certificate.json", run.certificate.as_dict())
     lines = [
-        json.dumps({"step": m.step, "loss": m.loss, "test_error": m.test_error, "seconds": m.seconds})
+        json.dumps(
+            {
+                "step": m.step,
+                # A loss beyond all numbers, the mark of instability, is null: JSON has no infinity.
+                "loss": m.loss if np.isfinite(m.loss) else None,
+                "test_error": m.test_error,
+                "seconds": m.seconds,
+            }
+        )
         for m in run.certificate.measurements
     ]
     write_atomically(folder / "metrics.jsonl", lambda file: file.write(("\n".join(lines) + "\n").encode()))
