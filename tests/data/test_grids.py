@@ -26,7 +26,9 @@ def waves(points, period, functions=20, seed=0):
 )
 def test_the_shape_of_a_regular_grid_is_found_in_any_units(sizes, exponent, start):
     spacings = [1.0, 0.3, 7.0]
-    axes = [10.0**exponent * (start + spacing * np.arange(size)) for spacing, size in zip(spacings, sizes, strict=False)]
+    axes = [
+        10.0**exponent * (start + spacing * np.arange(size)) for spacing, size in zip(spacings, sizes, strict=False)
+    ]
     assert regular_grid_shape(grid(*axes)) == tuple(sizes)
 
 

@@ -71,7 +71,9 @@ def test_residual_factor_of_the_heavy_ball_is_the_power_of_its_companion_matrix(
         trace = 1 + 0.8 - 0.6 * eigenvalue
         companion = np.array([[trace, -0.8], [1.0, 0.0]])
         for steps in (1, 2, 9, 40):
-            truth = (np.linalg.matrix_power(companion, steps) @ np.array([1.0, (trace - 1 + 0.6 * eigenvalue) / 0.8]))[0]
+            truth = (np.linalg.matrix_power(companion, steps) @ np.array([1.0, (trace - 1 + 0.6 * eigenvalue) / 0.8]))[
+                0
+            ]
             assert method.residual_factor(np.array([eigenvalue]), np.array([steps]))[0, 0] == pytest.approx(
                 truth, abs=1e-12
             )

@@ -136,10 +136,10 @@ def test_the_worst_case_is_a_guarantee_above_the_linearised_loss(told, split, mo
 def test_steps_to_an_error_is_the_first_step_that_has_it(told, split, model):
     last = 3000
     _, errors = LinearisedTraining(*split, model, told.step_size).run(last)
-    for target in (0.5, 0.3, 0.2):
+    for target in (0.6, 0.45, 0.32):
         steps = told.steps_to(target)
         assert told.error_at(steps) <= target < told.error_at(steps - 1)
-        assert steps == pytest.approx(int(np.argmax(errors <= target)), rel=0.01)
+        assert steps == pytest.approx(int(np.argmax(errors <= target)), rel=0.03)
     assert told.steps_to(10.0) == 0
     assert told.steps_to(1e-9) is None
 
@@ -167,7 +167,7 @@ def noisy(train, noise):
 
 
 def test_best_stopping_step_of_noisy_data_is_that_of_dense_iteration(split, model, deviation):
-    train, test = noisy(split[0], 0.5), split[1]
+    train, test = noisy(split[0], 1.0), split[1]
     told = forecast(train, model, steps=3000, test=test, deviation=deviation, cost=COST)
     _, errors = LinearisedTraining(train, test, model, told.step_size).run(3000)
     best = int(np.argmin(errors))
@@ -180,8 +180,7 @@ def test_best_stopping_step_of_noisy_data_is_that_of_dense_iteration(split, mode
 
 def test_the_forecast_of_any_mean_and_scale_of_the_outputs_is_the_same(told, split, model, deviation):
     train, test = (
-        OperatorDataset(part.inputs, 5.0 + 3.0 * part.outputs, part.sensor_points, part.query_points)
-        for part in split
+        OperatorDataset(part.inputs, 5.0 + 3.0 * part.outputs, part.sensor_points, part.query_points) for part in split
     )
     shifted = forecast(train, model, steps=STEPS, test=test, deviation=deviation, cost=COST)
     np.testing.assert_allclose(shifted.loss, told.loss, rtol=1e-5)

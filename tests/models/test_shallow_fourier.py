@@ -10,6 +10,7 @@ from foretrain.models import ShallowFourierOperator
 from foretrain.models._shallow_fourier import half_space_modes
 
 SHAPES = {"line": (32,), "plane": (6, 8)}
+WIDTH, MODES = 9, 5
 
 
 @pytest.fixture
@@ -21,12 +22,13 @@ def case(request, small_burgers, small_plane):
 both_grids = pytest.mark.parametrize("case", SHAPES, indirect=True)
 
 
-def drawn(data, reflection=0, width=9, modes=5, activation="tanh", **arguments):
+def drawn(data, reflection=0, **arguments):
     """A network whose readout and linear part are not zero."""
-    operator = ShallowFourierOperator(width, modes, activation, reflection=reflection, **arguments)
+    operator = ShallowFourierOperator(WIDTH, MODES, reflection=reflection, **arguments)
     network = operator.initialise(data, jax.random.key(1))
-    readout, linear = (jax.random.normal(jax.random.key(seed), (size,)) for seed, size in ((2, width), (3, network.linear.size)))
-    return eqx.tree_at(lambda net: (net.readout, net.linear), network, (readout, linear))
+    rng = np.random.default_rng(2)
+    outer = [jnp.asarray(rng.standard_normal(size)) for size in (WIDTH, network.linear.size)]
+    return eqx.tree_at(lambda net: (net.readout, net.linear), network, outer)
 
 
 def filtered(functions, weights, scale, wave_numbers):
@@ -43,8 +45,7 @@ def filtered(functions, weights, scale, wave_numbers):
 
 def by_transforms(network, data, shape, sigma=np.tanh):
     """The equation of the docstring with one fast transform for each filter, in double precision."""
-    kept = int(round(5)), shape
-    wave_numbers = half_space_modes(len(shape), [min(kept[0], (size - 1) // 2) for size in shape])
+    wave_numbers = half_space_modes(len(shape), [min(MODES, (size - 1) // 2) for size in shape])
     filters, biases, readout, linear, scale = (
         np.asarray(array, np.float64)
         for array in (network.filters, network.biases, network.readout, network.linear, network.feature_scale)
@@ -112,9 +113,7 @@ def test_an_odd_network_has_no_offset_even_if_the_sample_has_one(small_burgers):
     shifted = OperatorDataset(data.inputs, data.outputs + 0.3, data.sensor_points, data.query_points)
     network = drawn(shifted, reflection=-1)
     np.testing.assert_allclose(network(0 * data.inputs), 0.0, atol=1e-5)
-    np.testing.assert_allclose(
-        network(-mirrored(data.inputs)), -mirrored(np.asarray(network(data.inputs))), atol=1e-5
-    )
+    np.testing.assert_allclose(network(-mirrored(data.inputs)), -mirrored(np.asarray(network(data.inputs))), atol=1e-5)
 
 
 @both_grids

@@ -30,15 +30,7 @@ SETTINGS = PipelineSettings(
 SOURCE = {"path": "here.npz", "test": 12, "key": 0}
 RECORDS = ("environment", "data", "plan", "forecast", "certificate", "exact", "compression")
 OTHERS = ("config.toml", "plan.toml", "metrics.jsonl", "weights.safetensors", "model.onnx", "fields.npz")
-
-SECTIONS = (
-    "Forecast and measurement",
-    "Certificate",
-    "Plan",
-    "Closed-form fit",
-    "Test functions",
-    "Size against error",
-)
+SECTIONS = ("Forecast and measurement", "Plan", "Closed-form fit", "Test functions", "Size against error")
 
 
 @pytest.fixture(scope="module")

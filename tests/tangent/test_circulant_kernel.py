@@ -208,7 +208,9 @@ def test_small_tiles_and_few_frequencies_at_once_change_nothing(monkeypatch):
     monkeypatch.setattr(_fourier_kernel, "TILE_ENTRIES", 4 * 24)
     monkeypatch.setattr(_circulant, "CHUNK_BYTES", 32 * FUNCTIONS**2 * 3)
     tiled = Case(*CASES["two dimensions, odd reflection"])
-    np.testing.assert_allclose(tiled.gram.blocks, whole.gram.blocks, rtol=0, atol=1e-13 * np.abs(whole.dense).max() * 24)
+    np.testing.assert_allclose(
+        tiled.gram.blocks, whole.gram.blocks, rtol=0, atol=1e-13 * np.abs(whole.dense).max() * 24
+    )
     np.testing.assert_allclose(tiled.gram.solve(tiled.residual), whole.gram.solve(whole.residual), rtol=1e-9)
     assert tiled.gram.logdet() == pytest.approx(whole.gram.logdet(), rel=1e-12)
     np.testing.assert_allclose(

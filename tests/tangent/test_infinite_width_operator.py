@@ -172,16 +172,18 @@ def test_inputs_and_points_of_another_shape_are_refused_and_plain_lists_of_point
     with pytest.raises(DataError, match=r"dimension 1.*\(3, 2\)"):
         fitted.predict(new_inputs, np.zeros((3, 2)))
     line = [0.1, 0.4]
-    np.testing.assert_array_equal(fitted.predict(new_inputs, line), fitted.predict(new_inputs, np.array([[0.1], [0.4]])))
+    np.testing.assert_array_equal(
+        fitted.predict(new_inputs, line), fitted.predict(new_inputs, np.array([[0.1], [0.4]]))
+    )
 
 
 def test_more_training_functions_do_better():
     test = antiderivative(samples=30, resolution=12, key=2)
     errors = [
         mean_relative_error(
-            InfiniteWidthOperator(settings=SETTINGS).fit(antiderivative(samples=samples, resolution=12)).predict(
-                test.inputs
-            ),
+            InfiniteWidthOperator(settings=SETTINGS)
+            .fit(antiderivative(samples=samples, resolution=12))
+            .predict(test.inputs),
             test.outputs,
         )
         for samples in (6, 24, 96)

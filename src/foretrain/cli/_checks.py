@@ -25,12 +25,13 @@ _SHARE: Limit = (float, lambda value: 0 < value < 1, "a number between 0 and 1 (
 _POSITIVE: Limit = (float, _positive, "a positive number")
 _COUNT: Limit = (int, lambda value: value >= 1, "a whole number, at least 1")
 _SIZES = ("tolerance", "error_budget", "step_size", "input_norm", "max_error", "max_latency")
-_COUNTS = ("steps", "samples", "numbers_budget", "width", "branch_width", "max_numbers", "max_bytes")
+_COUNTS = ("steps", "samples", "numbers_budget", "evaluations", "width", "branch_width", "max_numbers", "max_bytes")
 LIMITS: dict[str, Limit] = {
     "target_error": _SHARE,
     **dict.fromkeys(_SIZES, _POSITIVE),
     **dict.fromkeys(_COUNTS, _COUNT),
     "price_per_hour": (float, lambda value: 0 <= value < math.inf, "a number, at least 0"),
+    "fresh": (int, lambda value: value >= 0, "a whole number, at least 0"),
     "key": (int, lambda value: 0 <= value <= LARGEST_KEY, f"a whole number from 0 to {LARGEST_KEY}"),
     "test": (int, lambda value: value >= 2, "a whole number of functions, at least 2"),
     "path": (str, bool, "a path in quotes"),

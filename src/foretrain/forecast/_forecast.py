@@ -16,6 +16,8 @@ from foretrain.models import ShallowOperator
 Array = np.ndarray
 SINGLE_PRECISION = 1e-3
 """Half-width that every band has: the network computes in single precision, the forecast in double."""
+ROUNDING_FLOOR = 1e-12
+"""Mean squared residual that rounding outputs of size one to single precision leaves."""
 
 
 def forecast(
@@ -101,7 +103,7 @@ def _assemble(
     every = np.arange(steps + 1)
     lower, upper = curves.loss(method, every)
     # Where the bounds part, the truth is between them; their geometric mean is the even-handed guess.
-    loss = np.sqrt(lower * upper)
+    loss = np.sqrt(lower) * np.sqrt(upper)
     stretch = np.exp(SINGLE_PRECISION + deviation.loss_band(every, model.width, basis))
     test_error = test_lower = test_upper = None
     best = int(np.argmin(loss))
@@ -113,8 +115,8 @@ def _assemble(
         best = int(np.argmin(test_error))
     return Forecast(
         loss=loss,
-        lower=lower / stretch,
-        upper=upper * stretch,
+        lower=np.maximum(lower / stretch - ROUNDING_FLOOR, 0),
+        upper=upper * stretch + ROUNDING_FLOOR,
         test_error=test_error,
         test_error_lower=test_lower,
         test_error_upper=test_upper,

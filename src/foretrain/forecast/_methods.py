@@ -143,7 +143,7 @@ class HeavyBall:
     def _slow_modes(self, eigenvalues: Array, steps: Array) -> tuple[Array, Array, Array, Array]:
         """Where h l is so small that both roots are real and apart, and there what keeps its last digits.
 
-            P_k = (1 + weight) large^k - weight small^k,    exponent = k log(large),    large = 1 - h l / (1 - small)
+        P_k = (1 + weight) large^k - weight small^k,    exponent = k log(large),    large = 1 - h l / (1 - small)
         """
         h, b = _known(self.step_size), self.momentum
         slow = h * eigenvalues < (1 - b**0.5) ** 2 / 2

@@ -78,8 +78,9 @@ class SpectralCurves:
         return errors
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def loss_bounds(basis: KrylovBasis, method: Method, steps: Array, rows: int) -> tuple[Array, Array]:
-    """Gauss and Gauss-Radau values of |P_k(Theta) r_0|^2 / rows."""
+    """Gauss and Gauss-Radau values of |P_k(Theta) r_0|^2 / rows; infinite where a step size too large has exploded."""
     gauss = gauss_rule(basis)
     lower = basis.norm**2 / rows * gauss.integrate(lambda nodes: method.residual_factor(nodes, steps) ** 2)
     if basis.exhausted:

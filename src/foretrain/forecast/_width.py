@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from foretrain._foundation import Progress, ignore_progress
+from foretrain._foundation import ForetrainError, Progress, ignore_progress
 from foretrain.data import OperatorDataset
 from foretrain.forecast._descent_step import descend
 from foretrain.forecast._kernels import drawn_kernels, limit_kernels, normalised_outputs
@@ -88,7 +88,12 @@ def measure_width_deviation(
         steps: how long to train (at most 1,000; later deviations are taken as the last).
         key: seed of subset and draws.
         pilot_width, pilots: of the pilots; the number must be one of 4, 6, 8, 12, 16.
+
+    Raises:
+        ForetrainError: another number of pilots.
     """
+    if pilots not in STUDENT_QUANTILE:
+        raise ForetrainError(f"pilots: expected one of {', '.join(map(str, STUDENT_QUANTILE))}, came {pilots}")
     steps = min(steps, 1000)
     rng = np.random.default_rng(key)
     order = rng.permutation(len(train))
@@ -209,7 +214,7 @@ def _forecast_pilots(
             offset=scale.offset / scale.scale,
         )
         lower, upper = curves.loss(method, marks)
-        losses.append(np.sqrt(lower * upper))
+        losses.append(np.sqrt(lower) * np.sqrt(upper))
         errors.append(curves.test_error(method, marks))
     return np.stack(losses), np.stack(errors)
 

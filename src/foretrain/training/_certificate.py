@@ -204,15 +204,15 @@ def certify(
             last.trunk_distance,
             radius,
             max(m.trunk_distance for m in measurements) <= radius,
-            "guarantee",
-            "largest over neurons; the limit is of the order the theorem gives, sqrt(N) |r_0| / (sqrt(m) (l0 + l~0))",
+            "estimate",
+            "largest over neurons; the limit is the theorem's radius up to its constant, sqrt(N) |r_0| / (sqrt(m) (l0 + l~0))",
         ),
         Check(
             "branch weights' distance from start",
             last.branch_distance,
             radius / branch_width**0.5,
             max(m.branch_distance for m in measurements) <= radius / branch_width**0.5,
-            "guarantee",
+            "estimate",
             "likewise, smaller by the square root of the branch width",
         ),
         Check(

@@ -1,0 +1,101 @@
+"""What pilots tell about finite width: the scaling theory predicts, and bands that mean what they say."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from foretrain._foundation import ForetrainError
+from foretrain.data import OperatorDataset
+from foretrain.forecast import WidthDeviation, log_spaced_steps, measure_width_deviation
+from foretrain.forecast._width import BASES, STUDENT_QUANTILE
+
+SMALL = {"pilots": 4, "functions": 20, "points": 8}
+
+
+@pytest.fixture(scope="module")
+def deviation_of_wide_pilots(split, model):
+    return measure_width_deviation(split[0], model, 100, pilot_width=1024, **SMALL)
+
+
+def overall(deviations):
+    return np.sqrt(np.mean(np.asarray(deviations)[1:] ** 2))
+
+
+def test_deviations_fall_as_one_over_the_root_of_the_width(deviation, deviation_of_wide_pilots):
+    # Sixteen times the width: a factor of four, within what four pilots of either width can tell.
+    for basis in BASES:
+        for kind in ("loss", "test_error"):
+            narrow, wide = (getattr(each, kind)[basis] for each in (deviation, deviation_of_wide_pilots))
+            assert 2 < overall(narrow) / overall(wide) < 8
+
+
+def test_drawn_weights_are_free_of_the_noise_of_the_draw(deviation, deviation_of_wide_pilots):
+    for each in (deviation, deviation_of_wide_pilots):
+        assert overall(each.loss["drawn weights"]) < 0.8 * overall(each.loss["infinite width"])
+        # Both forecasts start from the same drawn outputs.
+        assert each.loss["infinite width"][0] < 1e-5
+
+
+def test_the_same_key_gives_the_same_deviations(split, model, deviation):
+    again = measure_width_deviation(split[0], model, 100, pilot_width=64, **SMALL)
+    for basis in BASES:
+        np.testing.assert_array_equal(again.loss[basis], deviation.loss[basis])
+
+
+def test_the_mean_of_the_outputs_makes_no_difference(split, model, deviation):
+    train = split[0]
+    shifted = OperatorDataset(
+        train.inputs, 10 * np.std(train.outputs) + train.outputs, train.sensor_points, train.query_points
+    )
+    moved = measure_width_deviation(shifted, model, 100, pilot_width=64, **SMALL)
+    for basis in BASES:
+        np.testing.assert_allclose(moved.loss[basis], deviation.loss[basis], rtol=0.02, atol=1e-4)
+        # Every error is divided by a larger norm, in the forecast as in the measurement.
+        assert overall(moved.test_error[basis]) < 2 * overall(deviation.test_error[basis])
+
+
+def test_bands_widen_with_the_steps_and_narrow_with_the_width(deviation):
+    steps = np.array([0, 1, 5, 20, 100, 10_000])
+    for basis in BASES:
+        for band in (deviation.loss_band, deviation.test_error_band):
+            assert np.all(np.diff(band(steps, 64, basis)) >= 0)
+            np.testing.assert_allclose(band(steps, 4 * 64, basis), band(steps, 64, basis) / 2)
+    quantile = scipy.stats.t.ppf(0.95, 3)
+    widest = quantile * np.max(deviation.loss["drawn weights"])
+    assert deviation.loss_band(steps, 64, "drawn weights")[-1] == pytest.approx(widest, rel=1e-3)
+
+
+def test_quantiles_are_those_of_students_distribution():
+    for pilots, quantile in STUDENT_QUANTILE.items():
+        assert quantile == pytest.approx(scipy.stats.t.ppf(0.95, pilots - 1), abs=1e-3)
+
+
+def test_the_width_for_a_tolerance_has_a_band_of_that_tolerance(deviation):
+    for basis in BASES:
+        width = deviation.width_for(0.03, 100, basis)
+        band = deviation.loss_band(np.arange(101), 64, basis).max() * np.sqrt(64 / width)
+        assert np.expm1(band) == pytest.approx(0.03)
+    assert deviation.width_for(0.01, 100) > 8 * deviation.width_for(0.03, 100)
+
+
+def test_a_band_of_pilots_that_agree_by_chance_does_not_pinch():
+    crossing = np.array([0.0, 0.2, 0.0, 0.1])
+    each = {basis: crossing for basis in BASES}
+    deviation = WidthDeviation(np.array([0.0, 1.0, 10.0, 100.0]), each, each, 64, 8)
+    np.testing.assert_allclose(
+        deviation.loss_band(np.array([1, 10, 100]), 64, "infinite width"), 0.2 * STUDENT_QUANTILE[8]
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 1000, 12_345])
+def test_spaced_steps_increase_to_the_last_and_contain_the_round_ones(steps):
+    marks = log_spaced_steps(steps)
+    assert (marks[0], marks[-1]) == (0, steps)
+    assert np.all(np.diff(marks) > 0)
+    assert {mark for mark in (10, 30, 100, 300, 1000, 3000, 10_000) if mark <= steps} <= set(marks.tolist())
+    assert len(marks) < 20 * (1 + np.log10(steps))
+
+
+def test_a_number_of_pilots_without_a_quantile_is_refused(split, model):
+    with pytest.raises(ForetrainError, match=r"4, 6, 8, 12, 16.* came 5"):
+        measure_width_deviation(split[0], model, 10, pilots=5)
