@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import pytest
 
-from foretrain.forecast import Cost, descend, measure_cost, training_arrays
+from foretrain.forecast import Cost, _cost, descend, measure_cost, training_arrays
 from foretrain.forecast._cost import step_bytes
 from foretrain.models import ShallowOperator
 
@@ -43,7 +43,7 @@ def test_bytes_grow_with_the_width_and_with_the_functions(split):
 
 def test_the_cost_of_a_wide_model_is_extrapolated_from_two_small_ones(split, monkeypatch):
     seconds = {64: 0.002, 256: 0.005}
-    monkeypatch.setattr("foretrain.forecast._cost._seconds_per_step", lambda model, data: seconds[model.width])
+    monkeypatch.setattr(_cost, "_seconds_per_step", lambda model, data: seconds[model.width])
     cost = measure_cost(ShallowOperator(1024, 4), split[0], price_per_hour=7.2)
     assert cost.seconds_per_step == pytest.approx(0.005 + 768 * 0.003 / 192)
     assert cost.price(1000) == pytest.approx(1000 * cost.seconds_per_step / 3600 * 7.2)

@@ -29,5 +29,5 @@ def test_activations_are_what_their_names_say(name, double):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ForetrainError, match="unknown activation 'swish': expected one of relu, .*softplus$"):
+    with pytest.raises(ForetrainError, match=r"unknown activation 'swish': expected one of relu, .*softplus$"):
         activation_function("swish")

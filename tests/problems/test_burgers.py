@@ -148,5 +148,5 @@ def test_impossible_sizes_are_refused(sizes):
 
 
 def test_a_simulation_that_does_not_fit_into_memory_is_refused_before_it_starts():
-    with pytest.raises(MemoryBudgetError, match="simulating Burgers' equation: .* larger viscosity"):
+    with pytest.raises(MemoryBudgetError, match=r"simulating Burgers' equation: .* larger viscosity"):
         burgers(samples=1000, viscosity=1e-12)

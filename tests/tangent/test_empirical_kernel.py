@@ -17,7 +17,7 @@ SINGLE = 2e-5
 """Relative agreement of two single-precision computations of one kernel."""
 
 
-NEURONS = 60_000
+NEURONS = 24_000
 
 
 def small_data(functions=4, points=3, seed=0):
@@ -79,7 +79,7 @@ def test_the_mean_over_draws_is_the_infinite_width_kernel_at_any_width(form, tra
     kernels = dense_kernels(drawn_networks(model, data), data)
     limit = dense(tangent_kernel(model, data))
     assert largest_deviation(kernels, limit) < 4
-    assert np.linalg.norm(kernels.mean(axis=0) - limit) < 0.02 * np.linalg.norm(limit)
+    assert np.linalg.norm(kernels.mean(axis=0) - limit) < 0.03 * np.linalg.norm(limit)
 
 
 def test_antisymmetric_drawing_keeps_the_mean_and_starts_from_zero():

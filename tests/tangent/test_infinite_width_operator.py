@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from foretrain._foundation import DataError, ForetrainError
-from foretrain.data import OperatorDataset, OutputScale, mean_relative_error
+from foretrain.data import OperatorDataset, OutputScale
 from foretrain.problems import antiderivative
 from foretrain.tangent import BranchTrunkSettings, FourierSettings, InfiniteWidthOperator
 from foretrain.tangent._closed_forms import branch_trunk_kernel
@@ -175,17 +175,3 @@ def test_inputs_and_points_of_another_shape_are_refused_and_plain_lists_of_point
     np.testing.assert_array_equal(
         fitted.predict(new_inputs, line), fitted.predict(new_inputs, np.array([[0.1], [0.4]]))
     )
-
-
-def test_more_training_functions_do_better():
-    test = antiderivative(samples=30, resolution=12, key=2)
-    errors = [
-        mean_relative_error(
-            InfiniteWidthOperator(settings=SETTINGS)
-            .fit(antiderivative(samples=samples, resolution=12))
-            .predict(test.inputs),
-            test.outputs,
-        )
-        for samples in (6, 24, 96)
-    ]
-    assert errors[0] > errors[1] > errors[2]

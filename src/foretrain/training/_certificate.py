@@ -205,7 +205,7 @@ def certify(
             radius,
             max(m.trunk_distance for m in measurements) <= radius,
             "estimate",
-            "largest over neurons; the limit is the theorem's radius up to its constant, sqrt(N) |r_0| / (sqrt(m) (l0 + l~0))",
+            "largest over neurons; limit: the theorem's radius up to a constant, sqrt(N) |r_0| / (sqrt(m) (l0 + l~0))",
         ),
         Check(
             "branch weights' distance from start",
