@@ -45,13 +45,12 @@ def jacobian(network, inputs, points, scale, trained):
 def drawn_networks(model, data):
     """Many networks in one pytree. Neurons are independent: a very wide network is many narrow ones side by side."""
     width, branch_width, draws = model.width, model.branch_width, NEURONS // model.width
-    single = model.initialise(data, jax.random.key(0))
     wide = replace(model, form="block", width=NEURONS).initialise(data, jax.random.key(1))
     trunk = wide.trunk.reshape(draws, width, -1)
     branch = wide.branch.reshape(draws, width, branch_width, -1)
     outer = wide.outer.reshape(draws, width, branch_width)
     branch = branch[:, 0] if model.form == "shared" else branch
-    return eqx.tree_at(lambda tree: (tree.trunk, tree.branch, tree.outer), single, (trunk, branch, outer))
+    return eqx.tree_at(lambda tree: (tree.trunk, tree.branch, tree.outer), wide, (trunk, branch, outer))
 
 
 def dense_kernels(networks, data):
@@ -90,8 +89,7 @@ def test_antisymmetric_drawing_keeps_the_mean_and_starts_from_zero():
     np.testing.assert_allclose(network(data.inputs, data.query_points), np.mean(data.outputs), rtol=1e-4)
     # Neuron r and its mirror image r + m/2 make one network of width 2.
     pairs = [leaf.reshape(2, NEURONS, *leaf.shape[1:]).swapaxes(0, 1) for leaf in jax.tree.leaves(network)]
-    narrow = replace(model, width=2).initialise(data, jax.random.key(0))
-    kernels = dense_kernels(eqx.tree_at(jax.tree.leaves, narrow, pairs), data)
+    kernels = dense_kernels(eqx.tree_at(jax.tree.leaves, network, pairs), data)
     limit = dense(tangent_kernel(model, data))
     assert largest_deviation(kernels, limit) < 4
 
@@ -118,6 +116,11 @@ def network(request, data):
     return ShallowOperator(16, 4, "erf", request.param, train_outer=True).initialise(data, jax.random.key(5))
 
 
+@pytest.fixture(scope="module")
+def kernel(network, data):
+    return empirical_kernel(network, data)
+
+
 def dense_jacobians(network, data, inputs=None, points=None):
     inputs, points = (data.inputs if inputs is None else inputs), (data.query_points if points is None else points)
     arrays = jnp.asarray(inputs, jnp.float32), jnp.asarray(points, jnp.float32)
@@ -130,12 +133,12 @@ def relative_difference(value, truth):
 
 
 @pytest.mark.parametrize("functions_at_once", [1, 3, 7])
-def test_apply_is_the_dense_product_whatever_the_chunks(network, data, functions_at_once):
+def test_apply_is_the_dense_product_whatever_the_chunks(network, kernel, data, functions_at_once):
     right = np.random.default_rng(0).normal(size=data.outputs.shape)
     truth = sum(group @ (group.T @ right.ravel()) for group in dense_jacobians(network, data))
-    kernel = replace(empirical_kernel(network, data), chunk=functions_at_once)
-    assert relative_difference(kernel.apply(right), truth) < SINGLE
-    assert relative_difference(kernel.outputs() * OutputScale.of(data.outputs).scale, _outputs(network, data)) < SINGLE
+    chunked = replace(kernel, chunk=functions_at_once)
+    assert relative_difference(chunked.apply(right), truth) < SINGLE
+    assert relative_difference(chunked.outputs() * OutputScale.of(data.outputs).scale, _outputs(network, data)) < SINGLE
 
 
 def _outputs(network, data):
@@ -144,7 +147,7 @@ def _outputs(network, data):
 
 def test_little_memory_means_small_chunks():
     data = small_data(functions=7, points=6)
-    network = ShallowOperator(16, 4).initialise(data, jax.random.key(0))
+    network = ShallowOperator(16, 4, "erf").initialise(data, jax.random.key(0))
     assert empirical_kernel(network, data, memory_bytes=1).chunk == 1
     assert empirical_kernel(network, data, memory_bytes=2**30).chunk == 7
 
@@ -165,22 +168,23 @@ def test_frozen_weights_do_not_count(network, data):
     right = np.random.default_rng(2).normal(size=data.outputs.shape)
     trunk_only = eqx.tree_at(lambda tree: (tree.branch, tree.outer), network.trained(), (False, False))
     trunk = dense_jacobians(network, data)[0]
-    kernel = empirical_kernel(network, data, trained=trunk_only)
-    assert relative_difference(kernel.apply(right), trunk @ (trunk.T @ right.ravel())) < SINGLE
+    alone = empirical_kernel(network, data, trained=trunk_only)
+    assert relative_difference(alone.apply(right), trunk @ (trunk.T @ right.ravel())) < SINGLE
 
 
-def test_the_kernel_to_other_functions_and_points_is_the_dense_cross_product(network, data):
+def test_the_kernel_to_other_functions_and_points_is_the_dense_cross_product(network, kernel, data):
     other = small_data(functions=5, points=4, seed=6)
     right = np.random.default_rng(3).normal(size=data.outputs.shape)
     here, there = dense_jacobians(network, data), dense_jacobians(network, data, other.inputs, other.query_points)
     truth = sum(left @ (group.T @ right.ravel()) for left, group in zip(there, here, strict=True))
-    kernel = replace(empirical_kernel(network, data), chunk=3)
-    assert relative_difference(kernel.apply_to(right, other.inputs, other.query_points), truth) < SINGLE
+    assert (
+        relative_difference(replace(kernel, chunk=3).apply_to(right, other.inputs, other.query_points), truth) < SINGLE
+    )
 
 
-def test_the_largest_eigenvalue_is_the_dense_one(network, data):
+def test_the_largest_eigenvalue_is_the_dense_one(network, kernel, data):
     truth = np.linalg.eigvalsh(sum(group @ group.T for group in dense_jacobians(network, data)))[-1]
-    pair = empirical_kernel(network, data).eigenpair_max(1e-4)
+    pair = kernel.eigenpair_max(1e-4)
     assert pair.converged
     assert pair.value == pytest.approx(truth, rel=1e-4)
 

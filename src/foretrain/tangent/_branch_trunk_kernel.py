@@ -1,14 +1,16 @@
 """The tangent kernel of the infinitely wide shallow operator, from inputs and query points alone."""
 
+import functools
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from foretrain._foundation import double_precision
 from foretrain.data import Embedding
-from foretrain.tangent._activations import activation
+from foretrain.tangent._activations import Activation, activation
 from foretrain.tangent._grid import GridKernel, Term
 
 Array = np.ndarray
@@ -22,11 +24,16 @@ def activation_kernels(
 
     K(x, x') = E[sigma(w.x) sigma(w.x')],   D(x, x') = (x.x') E[sigma'(w.x) sigma'(w.x')]
     """
-    rows, columns = jnp.asarray(left, jnp.float64), jnp.asarray(right, jnp.float64)
+    value, slope = _both(activation(name), jnp.asarray(left, jnp.float64), jnp.asarray(right, jnp.float64))
+    return np.asarray(value), np.asarray(slope)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _both(sigma: Activation, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
     covariance = rows @ columns.T
     v, w = jnp.sum(rows**2, axis=1)[:, None], jnp.sum(columns**2, axis=1)[None, :]
-    dual, derivative = activation(name).duals(v, w, covariance)
-    return np.asarray(dual), np.asarray(covariance * derivative)
+    dual, derivative = sigma.duals(v, w, covariance)
+    return dual, covariance * derivative
 
 
 @dataclass(frozen=True)
