@@ -52,6 +52,9 @@ def forecast(
         tolerance, max_krylov: the Krylov space grows until the bounds of the loss at the last step agree to the first,
             to at most the second many vectors.
 
+    Raises:
+        ForetrainError: no step to forecast.
+
     **Assumption:** the kernel stays near its start while training; the band and the certificate measure how nearly.
 
     Source: Xu, Li, Huang, arXiv 2412.05545, for the kernel and the worst-case rate; Golub, Meurant (2010) for bounds.

@@ -34,7 +34,8 @@ class ShallowOperator:
         embedding: scaling of inputs and coordinates; by default chosen from the data.
 
     Raises:
-        ForetrainError: widths below one, an odd width with antisymmetric drawing, an unknown form or activation.
+        ForetrainError: widths below one, an odd width or the shared form with antisymmetric drawing, an unknown form or
+            activation.
 
     Source: Xu, Li, Huang, arXiv 2412.05545 (block form, a frozen).
     """
@@ -54,6 +55,11 @@ class ShallowOperator:
             raise ForetrainError(f"expected the form 'block' or 'shared', came {self.form!r}")
         if self.antisymmetric and self.width % 2:
             raise ForetrainError(f"expected an even width for antisymmetric drawing, came {self.width}")
+        if self.antisymmetric and self.form == "shared":
+            raise ForetrainError(
+                "expected the block form with antisymmetric drawing, came the shared form, whose paired neurons would "
+                "cancel the training of the branch; use form='block'"
+            )
         activation_function(self.activation)
 
     def embedding_for(self, data: OperatorDataset) -> Embedding:
