@@ -34,7 +34,8 @@ class EmpiricalKernel:
         weights: the trained weights, a pytree.
         inputs, points: what the function is given.
         chunk: functions processed at once by each device.
-        rates: relative step size of each weight array, a pytree like `weights` of scalars; None for all equal.
+        rates: S, a pytree like `weights` of relative step sizes: one for each array, or for each weight (what a frozen
+            preconditioner is); None for all equal.
 
     **Assumption:** the function is differentiable at these weights and treats every input by itself.
     """
@@ -62,6 +63,10 @@ class EmpiricalKernel:
         points: ArrayLike,
     ) -> Float[Array, "others other_points"]:
         """The kernel between other inputs and points and the training data, applied to a residual."""
+        return self.push(self.step(self.pull(residual)), inputs, points)
+
+    def pull(self, residual: Float[ArrayLike, "functions points"]) -> PyTree:
+        """J^T R: the gradient, like `weights`, of the inner product of the outputs with a residual."""
         right = np.asarray(residual, self.inputs.dtype)
         weights, here = everywhere((self.weights, self.points))
         gradient = jax.tree.map(jnp.zeros_like, weights)
@@ -69,13 +74,24 @@ class EmpiricalKernel:
             # The inputs that fill up a chunk count for nothing, as their residual is zero.
             part = _pull(self.function, weights, _spread(self.inputs[rows]), here, spread(padded(right[rows], 0)))
             gradient = jax.tree.map(jnp.add, gradient, part)
-        if self.rates is not None:
-            gradient = jax.tree.map(lambda rate, value: rate * value, self.rates, gradient)
-        others, places = jnp.asarray(inputs, self.inputs.dtype), jnp.asarray(points, self.points.dtype)
-        there = everywhere(places)
+        return gradient
+
+    def step(self, gradient: PyTree) -> PyTree:
+        """S g: a gradient times the relative step sizes."""
+        if self.rates is None:
+            return gradient
+        return jax.tree.map(lambda rate, value: rate * value, self.rates, gradient)
+
+    def push(
+        self, tangent: PyTree, inputs: ArrayLike | None = None, points: ArrayLike | None = None
+    ) -> Float[Array, "others other_points"]:
+        """J t: how outputs change, to first order, when the weights change by t; on the training data by default."""
+        weights, tangent = everywhere((self.weights, tangent))
+        others = self.inputs if inputs is None else jnp.asarray(inputs, self.inputs.dtype)
+        there = everywhere(self.points if points is None else jnp.asarray(points, self.points.dtype))
         images = []
         for rows in self._chunks(len(others)):
-            image = _push(self.function, weights, _spread(others[rows]), there, gradient)
+            image = _push(self.function, weights, _spread(others[rows]), there, tangent)
             images.append(gather(image)[: len(others[rows])])
         return np.concatenate(images)
 
