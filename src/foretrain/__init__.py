@@ -19,6 +19,7 @@ from foretrain.compression import Budget, CompressedModel
 from foretrain.data import OperatorDataset, load, load_split
 from foretrain.deployment import OnnxPackager
 from foretrain.forecast import (
+    Chebyshev,
     Forecast,
     GradientDescent,
     GradientFlow,
@@ -26,6 +27,8 @@ from foretrain.forecast import (
     Nesterov,
     Plan,
     ScheduledDescent,
+    StochasticDescent,
+    explain_modes,
     forecast,
     plan,
 )
@@ -45,6 +48,7 @@ __all__ = [
     "MLP",
     "Budget",
     "Certificate",
+    "Chebyshev",
     "Comparison",
     "CompressedModel",
     "DataError",
@@ -65,12 +69,14 @@ __all__ = [
     "ShallowFourierOperator",
     "ShallowOperator",
     "StepNetwork",
+    "StochasticDescent",
     "compare",
     "compress",
     "compression",
     "data",
     "deployment",
     "empirical_kernel",
+    "explain_modes",
     "forecast",
     "load",
     "load_split",

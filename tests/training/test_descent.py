@@ -97,9 +97,12 @@ def test_progress_planneds_the_loss_the_last_step_started_from(data, planned, na
     assert max(heard) == told.steps
 
 
-def test_only_gradient_descent_is_run_and_only_with_the_step_size_that_was_forecast(data, planned, narrow):
-    with pytest.raises(ForetrainError, match="expected GradientDescent, came HeavyBall") as refused:
-        train(data, narrow, HeavyBall())
+def test_only_what_was_forecast_is_run(data, planned, narrow):
+    with pytest.raises(ForetrainError, match="expected a forecast made for HeavyBall") as refused:
+        train(data, **planned(narrow), method=HeavyBall())
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ForetrainError, match="expected a method that can be run") as refused:
+        train(data, narrow, "Adam")
     assert "\n" not in str(refused.value)
     with pytest.raises(ForetrainError, match="forecast made for the step size 1e-06") as refused:
         train(data, **planned(narrow), method=GradientDescent(1e-6))

@@ -129,6 +129,19 @@ class Embedding:
         return space.stack([*columns, constant], axis=1)
 
 
+@dataclass(frozen=True)
+class RawValues:
+    """No embedding: the network sees values and coordinates as they are, as a user's own module does."""
+
+    def inputs(self, inputs: Any) -> Any:
+        """The input functions themselves."""
+        return array_namespace(inputs).asarray(inputs)
+
+    def points(self, points: Any) -> Any:
+        """The query points themselves."""
+        return array_namespace(points).asarray(points)
+
+
 def choose_embedding(
     data: OperatorDataset, input_norm: float = 1.0, point_scale: float = 1.0, prior: InputPrior | None = None
 ) -> Embedding:

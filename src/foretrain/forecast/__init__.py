@@ -1,18 +1,24 @@
 """Loss and test error before the first step, with bounds; the plan and the routes to a target."""
 
+from foretrain.forecast._chebyshev import Chebyshev
 from foretrain.forecast._cost import Cost, measure_cost
 from foretrain.forecast._curves import Forecast
 from foretrain.forecast._decisions import Decision
 from foretrain.forecast._descent_step import descend, training_arrays, training_step
 from foretrain.forecast._forecast import forecast
-from foretrain.forecast._kernels import drawn_kernels, normalised_outputs, trained_outputs
+from foretrain.forecast._kernels import drawn_kernels, normalised_outputs, outputs_on, trained_outputs
 from foretrain.forecast._methods import GradientDescent, GradientFlow, HeavyBall, Method, Nesterov, ScheduledDescent
+from foretrain.forecast._mode_shapes import ResidualShapes, Shape
+from foretrain.forecast._modes import ModeGroup, ModeReport, explain_modes, remaining_residual
+from foretrain.forecast._motion import Motion, advance, motion_of
 from foretrain.forecast._plan import Plan, load_plan_settings, plan, toml_value
 from foretrain.forecast._routes import Route
 from foretrain.forecast._spectral import SpectralCurves, spectral_curves
+from foretrain.forecast._stochastic import StochasticCurves, StochasticDescent, stochastic_curves
 from foretrain.forecast._width import WidthDeviation, log_spaced_steps, measure_width_deviation
 
 __all__ = [
+    "Chebyshev",
     "Cost",
     "Decision",
     "Forecast",
@@ -20,22 +26,35 @@ __all__ = [
     "GradientFlow",
     "HeavyBall",
     "Method",
+    "ModeGroup",
+    "ModeReport",
+    "Motion",
     "Nesterov",
     "Plan",
+    "ResidualShapes",
     "Route",
     "ScheduledDescent",
+    "Shape",
     "SpectralCurves",
+    "StochasticCurves",
+    "StochasticDescent",
     "WidthDeviation",
+    "advance",
     "descend",
     "drawn_kernels",
+    "explain_modes",
     "forecast",
     "load_plan_settings",
     "log_spaced_steps",
     "measure_cost",
     "measure_width_deviation",
+    "motion_of",
     "normalised_outputs",
+    "outputs_on",
     "plan",
+    "remaining_residual",
     "spectral_curves",
+    "stochastic_curves",
     "toml_value",
     "trained_outputs",
     "training_arrays",

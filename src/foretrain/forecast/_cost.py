@@ -2,13 +2,17 @@
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
 from foretrain.data import OperatorDataset
 from foretrain.forecast._descent_step import training_arrays, training_step
-from foretrain.models import ShallowOperator
+from foretrain.forecast._kernels import trained_outputs
+from foretrain.models import ShallowOperator, draw_network
+from foretrain.tangent import bytes_per_function
 
 
 @dataclass(frozen=True)
@@ -34,21 +38,32 @@ class Cost:
         return self.seconds(steps) / 3600 * self.price_per_hour
 
 
-def step_bytes(model: ShallowOperator, data: OperatorDataset) -> int:
-    """Estimated peak memory of one full-batch step in float32: activations, their cotangents, weights, gradients."""
-    functions, points = data.outputs.shape
-    neurons = model.branch_width * (model.width if model.form == "block" else 1)
-    activations = functions * (2 * neurons + 3 * model.width) + points * 3 * model.width + 3 * functions * points
-    return 4 * (activations + 3 * model.parameter_count(data))
+def step_bytes(model: Any, data: OperatorDataset) -> int:
+    """Estimated peak memory of one full-batch step in float32: activations, their cotangents, weights, gradients.
+
+    Read off the traced program of the network's outputs: nothing is allocated.
+    """
+    if isinstance(model, ShallowOperator):
+        functions, points = data.outputs.shape
+        neurons = model.branch_width * (model.width if model.form == "block" else 1)
+        activations = functions * (2 * neurons + 3 * model.width) + points * 3 * model.width + 3 * functions * points
+        return 4 * (activations + 3 * model.parameter_count(data))
+    network = draw_network(model, data, 0)
+    inputs, points, _ = training_arrays(network, data)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(network) if eqx.is_array(leaf))
+    return len(inputs) * bytes_per_function(trained_outputs, network, inputs, points) + 3 * weights
 
 
 def measure_cost(
-    model: ShallowOperator, data: OperatorDataset, *, price_per_hour: float = 0.0, widths: tuple[int, int] = (64, 256)
+    model: Any, data: OperatorDataset, *, price_per_hour: float = 0.0, widths: tuple[int, int] = (64, 256)
 ) -> Cost:
-    """Times a few steps at two small widths on the full data and extrapolates linearly to the model's width.
+    """Times a few steps and extrapolates.
 
-    seconds(m) = a + b m        (all work of one step is linear in the width)
+    Of a shallow operator, at two small widths on the full data: all work of one step is linear in the width,
+    seconds(m) = a + b m. Of another model, at its own size on a subset of the functions, if the whole is large.
     """
+    if not isinstance(model, ShallowOperator):
+        return Cost(_seconds_on_subsets(model, data), step_bytes(model, data), price_per_hour)
     if model.width <= widths[1]:
         return Cost(_seconds_per_step(model, data), step_bytes(model, data), price_per_hour)
     small, large = (_seconds_per_step(replace(model, width=width), data) for width in widths)
@@ -57,13 +72,22 @@ def measure_cost(
     return Cost(max(seconds, large), step_bytes(model, data), price_per_hour)
 
 
-def _seconds_per_step(model: ShallowOperator, data: OperatorDataset, repeats: int = 4) -> float:
-    network = model.initialise(data, jax.random.key(0))
+def _seconds_on_subsets(model: Any, data: OperatorDataset, functions: int = 128) -> float:
+    """Linear in the number of functions, beyond `functions`."""
+    if len(data) <= functions:
+        return _seconds_per_step(model, data)
+    half = _seconds_per_step(model, data.take(np.arange(functions // 2)), 2)
+    whole = _seconds_per_step(model, data.take(np.arange(functions)), 2)
+    return whole + max(0.0, whole - half) / (functions - functions // 2) * (len(data) - functions)
+
+
+def _seconds_per_step(model: Any, data: OperatorDataset, repeats: int = 4) -> float:
+    network = draw_network(model, data, 0)
     inputs, points, target = training_arrays(network, data)
-    jax.block_until_ready(training_step(network, inputs, points, target, 0.0))
+    jax.block_until_ready(training_step(network, inputs, points, target, 0.0)[1])
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        jax.block_until_ready(training_step(network, inputs, points, target, 0.0))
+        jax.block_until_ready(training_step(network, inputs, points, target, 0.0)[1])
         times.append(time.perf_counter() - start)
     return float(np.median(times))

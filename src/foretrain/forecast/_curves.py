@@ -10,6 +10,7 @@ from foretrain._foundation import require_extra
 from foretrain.forecast._cost import Cost
 from foretrain.forecast._methods import Method
 from foretrain.forecast._spectral import SpectralCurves
+from foretrain.forecast._width import Basis, WidthDeviation
 
 Array = np.ndarray
 LAST_STEP = 10**12
@@ -27,14 +28,16 @@ class Forecast:
         lower, upper: its band: the quadrature's bounds widened by what finite width may change (90 %).
         test_error: forecast test error, or None without test functions.
         test_error_lower, test_error_upper: its band.
-        worst_case_loss: what the convergence theorem's rate guarantees, given its width.
-        worst_case_rate: h (l0 + l~0) / 2, the guaranteed relative decrease of the sum of squares in one step.
+        worst_case_loss: what the convergence theorem's rate guarantees, given its width; None where it says nothing
+            (other models than shallow operators, other methods than gradient descent and flow).
+        worst_case_rate: h (l0 + l~0) / 2, the guaranteed relative decrease of the sum of squares in one step, or None.
         step_size: h on the loss 1/2 sum_ij r_ij^2.
         eigenvalue_max: largest eigenvalue of the kernel.
         basis: "infinite width" or "drawn weights", which kernel the curves rest on.
         best_stopping_step: the step of least forecast test error (of least loss without test functions).
         cost: seconds and bytes.
         curves, test_curves, method: evaluate any step beyond.
+        deviation, width: what the band rests on, and the width it was taken at.
     """
 
     loss: Float[Array, " steps+1"]
@@ -43,15 +46,17 @@ class Forecast:
     test_error: Float[Array, " steps+1"] | None
     test_error_lower: Float[Array, " steps+1"] | None
     test_error_upper: Float[Array, " steps+1"] | None
-    worst_case_loss: Float[Array, " steps+1"]
-    worst_case_rate: float
+    worst_case_loss: Float[Array, " steps+1"] | None
+    worst_case_rate: float | None
     step_size: float
     eigenvalue_max: float
-    basis: str
+    basis: Basis
     best_stopping_step: int
     cost: Cost
     method: Method
     curves: SpectralCurves = field(repr=False)
+    deviation: WidthDeviation = field(repr=False)
+    width: int
     test_curves: SpectralCurves | None = field(repr=False, default=None)
 
     @property
@@ -95,8 +100,10 @@ class Forecast:
 
     def _errors(self, steps: Array) -> Array:
         if self.test_curves is not None:
-            return self.test_curves.test_error(self.method, steps)
-        return np.sqrt(self.curves.loss(self.method, steps)[0])
+            correction = self.deviation.test_error_correction(steps, self.width, self.basis)
+            return self.test_curves.test_error(self.method, steps) * np.exp(correction)
+        correction = self.deviation.loss_correction(steps, self.width, self.basis)
+        return np.sqrt(self.curves.loss(self.method, steps)[0] * np.exp(correction))
 
     def as_dict(self, marks: Float[Array, " marks"]) -> dict[str, Any]:
         """The curves at some steps, and the figures, as plain values for a file."""
@@ -107,7 +114,7 @@ class Forecast:
             "loss": self.loss[marks],
             "lower": self.lower[marks],
             "upper": self.upper[marks],
-            "worst_case_loss": self.worst_case_loss[marks],
+            "worst_case_loss": None if self.worst_case_loss is None else self.worst_case_loss[marks],
             "initial_loss": self.loss[0],
             "step_size": self.step_size,
             "eigenvalue_max": self.eigenvalue_max,

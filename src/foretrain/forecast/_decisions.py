@@ -79,7 +79,7 @@ def explain(
         ),
         Decision(
             "worst-case rate",
-            f"{told.worst_case_rate:.2g} per step",
+            f"{told.worst_case_rate or 0.0:.2g} per step",
             "least eigenvalues of the two terms; guaranteed once the width is as large as the theorem asks",
             "guarantee",
         ),

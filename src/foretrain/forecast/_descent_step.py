@@ -1,17 +1,18 @@
-"""One step of full-batch gradient descent on a shallow operator: what is timed here is what training runs."""
+"""One step of gradient descent on any network: what is timed here is what training runs."""
+
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from foretrain.data import OperatorDataset
-from foretrain.models import ShallowOperatorNetwork
 
 
 def training_arrays(
-    network: ShallowOperatorNetwork, data: OperatorDataset
+    network: Any, data: OperatorDataset
 ) -> tuple[
     Float[jax.Array, "functions inputs"], Float[jax.Array, "points coordinates"], Float[jax.Array, "functions points"]
 ]:
@@ -21,34 +22,64 @@ def training_arrays(
         network.embedding.points(data.query_points),
         network.scale.normalise(data.outputs),
     )
-    return tuple(jnp.asarray(np.asarray(value), network.trunk.dtype) for value in values)  # type: ignore[return-value]
+    precision = jnp.result_type(*(leaf for leaf in jax.tree.leaves(network) if eqx.is_inexact_array(leaf)))
+    return tuple(jnp.asarray(np.asarray(value), precision) for value in values)  # type: ignore[return-value]
+
+
+def loss_gradient(
+    network: Any, inputs: jax.Array, points: jax.Array, target: jax.Array
+) -> tuple[Any, Float[jax.Array, ""]]:
+    """Gradient of L = 1/2 sum_ij (G(u_i)(y_j) - z_ij)^2 in the trained weights, and the mean squared residual.
+
+    The gradient is a tree like the network with None where nothing is trained.
+    """
+    moved, frozen = eqx.partition(network, network.trained())
+
+    def half_sum_of_squares(weights: Any) -> jax.Array:
+        return 0.5 * jnp.sum((eqx.combine(weights, frozen).normalised(inputs, points) - target) ** 2)
+
+    value, gradient = jax.value_and_grad(half_sum_of_squares)(moved)
+    return gradient, 2 * value / target.size
+
+
+def moved_by(network: Any, change: PyTree) -> Any:
+    """The network with its trained weights changed; `change` has None where nothing is trained."""
+    return eqx.apply_updates(network, change)
 
 
 def descend(
-    network: ShallowOperatorNetwork,
+    network: Any,
     inputs: jax.Array,
     points: jax.Array,
     target: jax.Array,
     step_size: jax.Array | float,
-) -> tuple[ShallowOperatorNetwork, jax.Array]:
+    rates: PyTree | None = None,
+) -> tuple[Any, Float[jax.Array, ""]]:
     """One gradient step on L = 1/2 sum_ij (G(u_i)(y_j) - z_ij)^2; also the mean squared residual before it."""
-    moved, frozen = eqx.partition(network, network.trained())
+    gradient, loss = loss_gradient(network, inputs, points, target)
+    change = scaled(gradient, -step_size, rates)
+    return moved_by(network, change), loss
 
-    def half_sum_of_squares(weights: ShallowOperatorNetwork) -> jax.Array:
-        return 0.5 * jnp.sum((eqx.combine(weights, frozen).normalised(inputs, points) - target) ** 2)
 
-    value, gradient = jax.value_and_grad(half_sum_of_squares)(moved)
-    moved = jax.tree.map(lambda weight, slope: weight - step_size * slope, moved, gradient)
-    return eqx.combine(moved, frozen), 2 * value / target.size
+def scaled(gradient: PyTree, factor: jax.Array | float, rates: PyTree | None) -> PyTree:
+    """A gradient times a factor and each group's relative step size."""
+    if rates is None:
+        return jax.tree.map(lambda slope: factor * slope, gradient)
+    return jax.tree.map(
+        lambda slope, rate: None if slope is None else factor * rate * slope,
+        gradient,
+        rates,
+        is_leaf=lambda leaf: leaf is None,
+    )
 
 
 @eqx.filter_jit
 def training_step(
-    network: ShallowOperatorNetwork,
+    network: Any,
     inputs: jax.Array,
     points: jax.Array,
     target: jax.Array,
     step_size: jax.Array | float,
-) -> tuple[ShallowOperatorNetwork, jax.Array]:
+) -> tuple[Any, Float[jax.Array, ""]]:
     """`descend`, compiled."""
     return descend(network, inputs, points, target, step_size)

@@ -1,6 +1,7 @@
 """The forecast of a training run, from data, model and method."""
 
-import jax
+from typing import Any
+
 import numpy as np
 
 from foretrain._foundation import ForetrainError, Progress, ignore_progress
@@ -8,10 +9,10 @@ from foretrain.data import OperatorDataset
 from foretrain.forecast._cost import Cost, measure_cost
 from foretrain.forecast._curves import Forecast
 from foretrain.forecast._kernels import drawn_kernels, limit_kernels, normalised_outputs
-from foretrain.forecast._methods import GradientDescent, Method
+from foretrain.forecast._methods import GradientDescent, GradientFlow, Method
 from foretrain.forecast._spectral import SpectralCurves, spectral_curves
 from foretrain.forecast._width import Basis, WidthDeviation, log_spaced_steps, measure_width_deviation
-from foretrain.models import ShallowOperator
+from foretrain.models import ShallowOperator, draw_network
 
 Array = np.ndarray
 SINGLE_PRECISION = 1e-3
@@ -22,13 +23,13 @@ ROUNDING_FLOOR = 1e-12
 
 def forecast(
     train: OperatorDataset,
-    model: ShallowOperator,
+    model: Any,
     method: Method | None = None,
     steps: int = 10_000,
     test: OperatorDataset | None = None,
     *,
     key: int = 0,
-    basis: Basis = "infinite width",
+    basis: Basis | None = None,
     deviation: WidthDeviation | None = None,
     cost: Cost | None = None,
     tolerance: float = 1e-3,
@@ -41,19 +42,20 @@ def forecast(
 
     Arguments:
         train: the training data.
-        model: its weights are drawn with `key`, exactly as `train` will draw them.
+        model: its weights are drawn with `key`, exactly as `train` will draw them. Or an Equinox module
+            (inputs [functions, sensors], points [points, dimension]) -> outputs [functions, points], as it is.
         method: full-batch gradient descent with step size 1 / (largest eigenvalue) by default.
         steps: how many steps to forecast.
         test: functions whose error to forecast as well.
-        basis: the kernel of infinite width (from the data alone, seconds) or that of the drawn weights (free of the
-            draw's noise, about one training step's cost for each Krylov vector).
+        basis: the kernel of infinite width (from the data alone, seconds; shallow operators only, and their default) or
+            that of the drawn weights (free of the draw's noise, about one training step's cost for each Krylov vector).
         deviation: measured deviation of finite width, for the band; measured here if absent.
         cost: of a step on this machine; measured here if absent.
         tolerance, max_krylov: the Krylov space grows until the bounds of the loss at the last step agree to the first,
             to at most the second many vectors.
 
     Raises:
-        ForetrainError: no step to forecast.
+        ForetrainError: no step to forecast, no such basis for the model, or step sizes for groups it does not train.
 
     **Assumption:** the kernel stays near its start while training; the band and the certificate measure how nearly.
 
@@ -61,21 +63,30 @@ def forecast(
     """
     if steps < 1:
         raise ForetrainError(f"expected at least one step to forecast, came {steps}")
-    network = model.initialise(train, jax.random.key(key))
-    deviation = deviation or measure_width_deviation(train, model, steps, key, progress=progress)
-    gram, test_apply = limit_kernels(model, train, test)
+    method = method or GradientDescent()
+    shallow = isinstance(model, ShallowOperator)
+    basis = basis or ("infinite width" if shallow else "drawn weights")
+    if basis == "infinite width" and not shallow:
+        raise ForetrainError(
+            f"a forecast at infinite width: expected a ShallowOperator, came {type(model).__name__}; use "
+            'basis="drawn weights"'
+        )
+    network = draw_network(model, train, key)
+    gram: Any = None
+    if shallow:
+        gram, test_apply = limit_kernels(model, train, test, method.rates)
     if basis == "drawn weights":
-        training, test_apply = drawn_kernels(network, train, test)
-        apply = training.apply
-        eigenvalue_max = training.eigenvalue_max(1e-3) * (1 + 1e-3)
+        kernel, test_apply = drawn_kernels(network, train, test, method.rates)
+        apply, start = kernel.apply, kernel.outputs().astype(np.float64)
+        eigenvalue_max = kernel.eigenvalue_max(1e-3) * (1 + 1e-3)
     else:
-        apply = gram.apply
+        apply, start = gram.apply, normalised_outputs(network, train)
         eigenvalue_max = gram.eigenvalue_max(1e-4)
-    stepping: Method = (method or GradientDescent()).with_step_size(eigenvalue_max)
-    residual = normalised_outputs(network, train) - network.scale.normalise(train.outputs)
+    stepping: Method = method.with_step_size(eigenvalue_max)
+    deviation = deviation or measure_width_deviation(train, model, steps, key, method=method, progress=progress)
     curves = spectral_curves(
         apply,
-        residual,
+        start - network.scale.normalise(train.outputs),
         stepping,
         steps,
         tolerance=tolerance,
@@ -86,9 +97,19 @@ def forecast(
         offset=network.scale.offset / network.scale.scale,
         progress=_renamed(progress, f"forecasting ({basis})"),
     )
-    rate = (stepping.step_size or 0.0) * sum(gram.term_eigenvalues_min()) / 2
+    proven = gram is not None and isinstance(stepping, GradientDescent | GradientFlow)
+    rate = None if not proven else (stepping.step_size or 0.0) * sum(gram.term_eigenvalues_min()) / 2
+    cost = cost or measure_cost(model, train)
     return _assemble(
-        curves, stepping, steps, model, deviation, cost or measure_cost(model, train), rate, eigenvalue_max, basis
+        curves,
+        stepping,
+        steps,
+        model.width if shallow else deviation.width,
+        deviation,
+        cost,
+        rate,
+        eigenvalue_max,
+        basis,
     )
 
 
@@ -96,34 +117,36 @@ def _assemble(
     curves: SpectralCurves,
     method: Method,
     steps: int,
-    model: ShallowOperator,
+    width: int,
     deviation: WidthDeviation,
     cost: Cost,
-    rate: float,
+    rate: float | None,
     eigenvalue_max: float,
     basis: Basis,
 ) -> Forecast:
     every = np.arange(steps + 1)
     lower, upper = curves.loss(method, every)
+    correction = np.exp(deviation.loss_correction(every, width, basis))
     # Where the bounds part, the truth is between them; their geometric mean is the even-handed guess.
-    loss = np.sqrt(lower) * np.sqrt(upper)
-    stretch = np.exp(SINGLE_PRECISION + deviation.loss_band(every, model.width, basis))
+    loss = np.sqrt(lower) * np.sqrt(upper) * correction
+    stretch = np.exp(SINGLE_PRECISION + deviation.loss_band(every, width, basis))
     test_error = test_lower = test_upper = None
     best = int(np.argmin(loss))
     if curves.has_test:
         marks = log_spaced_steps(steps, per_decade=60)
         test_error = np.exp(np.interp(np.log1p(every), np.log1p(marks), np.log(curves.test_error(method, marks))))
-        test_stretch = np.exp(SINGLE_PRECISION + deviation.test_error_band(every, model.width, basis))
+        test_error *= np.exp(deviation.test_error_correction(every, width, basis))
+        test_stretch = np.exp(SINGLE_PRECISION + deviation.test_error_band(every, width, basis))
         test_lower, test_upper = test_error / test_stretch, test_error * test_stretch
         best = int(np.argmin(test_error))
     return Forecast(
         loss=loss,
-        lower=np.maximum(lower / stretch - ROUNDING_FLOOR, 0),
-        upper=upper * stretch + ROUNDING_FLOOR,
+        lower=np.maximum(lower * correction / stretch - ROUNDING_FLOOR, 0),
+        upper=upper * correction * stretch + ROUNDING_FLOOR,
         test_error=test_error,
         test_error_lower=test_lower,
         test_error_upper=test_upper,
-        worst_case_loss=loss[0] * np.exp(every * np.log1p(-min(rate, 0.5))),
+        worst_case_loss=None if rate is None else loss[0] * np.exp(every * np.log1p(-min(rate, 0.5))),
         worst_case_rate=rate,
         step_size=float(method.step_size or 0.0),
         eigenvalue_max=eigenvalue_max,
@@ -132,6 +155,8 @@ def _assemble(
         cost=cost,
         method=method,
         curves=curves,
+        deviation=deviation,
+        width=width,
         test_curves=curves if curves.has_test else None,
     )
 

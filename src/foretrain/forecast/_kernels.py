@@ -1,39 +1,41 @@
 """The kernels a forecast rests on: that of infinite width and that of the drawn weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from foretrain.data import OperatorDataset
-from foretrain.models import ShallowOperator, ShallowOperatorNetwork
-from foretrain.tangent import EmpiricalKernel, GridKernel, limit_kernel
+from foretrain.models import ShallowOperator, group_rates
+from foretrain.tangent import EmpiricalKernel, GridKernel, functions_at_once, limit_kernel
 
 Array = np.ndarray
 Apply = Callable[[Array], Array]
 
 
-def normalised_outputs(network: ShallowOperatorNetwork, data: OperatorDataset) -> Float[Array, "functions points"]:
+def normalised_outputs(network: Any, data: OperatorDataset) -> Float[Array, "functions points"]:
     """The network's own outputs on the data, in normalised units."""
-    inputs, points = network.embedding.inputs(data.inputs), network.embedding.points(data.query_points)
-    return np.asarray(
-        _evaluate(network, jnp.asarray(inputs, jnp.float32), jnp.asarray(points, jnp.float32)), np.float64
-    )
+    return outputs_on(network, data)(network)
 
 
-@jax.jit
-def _evaluate(network: ShallowOperatorNetwork, inputs: jax.Array, points: jax.Array) -> jax.Array:
-    return network.normalised(inputs, points)
+def outputs_on(network: Any, data: OperatorDataset) -> Callable[[Any], Float[Array, "functions points"]]:
+    """What gives the normalised outputs on the data of this network, and of the same with other weights."""
+    kernel, _ = drawn_kernels(network, data, None)
+    return lambda moved: replace(kernel, weights=moved).outputs().astype(np.float64)
 
 
 def limit_kernels(
-    model: ShallowOperator, train: OperatorDataset, test: OperatorDataset | None
+    model: ShallowOperator,
+    train: OperatorDataset,
+    test: OperatorDataset | None,
+    rates: Mapping[str, float] | None = None,
 ) -> tuple[GridKernel, Apply | None]:
     """Theta(train, train) of infinite width, and Theta(test, train)."""
-    kernel = limit_kernel(model, train)
+    kernel = limit_kernel(model, train, rates)
     gram = kernel.gram(train.inputs, train.query_points)
     if test is None:
         return gram, None
@@ -46,23 +48,26 @@ def limit_kernels(
     )
 
 
-def trained_outputs(network: ShallowOperatorNetwork, inputs: jax.Array, points: jax.Array) -> jax.Array:
+def trained_outputs(network: Any, inputs: jax.Array, points: jax.Array) -> jax.Array:
     """The network's normalised outputs, differentiable in its trained weights only.
 
     One function for every network, so that its derivatives are compiled once.
     """
-    if not network.train_outer:
-        network = eqx.tree_at(lambda tree: tree.outer, network, jax.lax.stop_gradient(network.outer))
+    network = jax.tree.map(
+        lambda moves, weight: weight if moves else jax.lax.stop_gradient(weight), network.trained(), network
+    )
     return network.normalised(inputs, points)
 
 
 def drawn_kernels(
-    network: ShallowOperatorNetwork, train: OperatorDataset, test: OperatorDataset | None
+    network: Any, train: OperatorDataset, test: OperatorDataset | None, rates: Mapping[str, float] | None = None
 ) -> tuple[EmpiricalKernel, Apply | None]:
     """Theta(train, train) of the drawn weights, and Theta(test, train)."""
     embedding = network.embedding
     inputs, points = jnp.asarray(embedding.inputs(train.inputs), jnp.float32), embedding.points(train.query_points)
-    kernel = EmpiricalKernel(trained_outputs, network, inputs, jnp.asarray(points, jnp.float32), chunk=len(train))
+    points = jnp.asarray(points, jnp.float32)
+    chunk = functions_at_once(trained_outputs, network, inputs, points)
+    kernel = EmpiricalKernel(trained_outputs, network, inputs, points, chunk, group_rates(network, rates))
     if test is None:
         return kernel, None
     test_inputs, test_points = embedding.inputs(test.inputs), embedding.points(test.query_points)

@@ -1,10 +1,11 @@
 """Training methods as polynomials: what k steps do to each eigendirection of the residual."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from foretrain._foundation import ForetrainError
 
@@ -18,6 +19,11 @@ class Method(Protocol):
     @property
     def step_size(self) -> float | None:
         """h, or None until it is known."""
+        ...
+
+    @property
+    def rates(self) -> Mapping[str, float] | None:
+        """Relative step sizes of the network's weight groups (its parts by name), 1 where not given."""
         ...
 
     def with_step_size(self, eigenvalue_max: float) -> "Method":
@@ -37,16 +43,57 @@ class Method(Protocol):
         ...
 
 
+class SteppingMethod(Method, Protocol):
+    """A linear method that training can run: w_{k+1} = w_k + v_{k+1}, v_{k+1} = beta_k v_k - alpha_k S grad L."""
+
+    @property
+    def stable_below(self) -> float:
+        """The largest h l that does not blow up."""
+        ...
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the gradient is that at w_k + beta_k v_k instead of w_k."""
+        ...
+
+    def coefficients(self, steps: Int[Array, " steps"]) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
+        """alpha_k and beta_k of the steps from k to k + 1."""
+        ...
+
+
+class _Plain:
+    """Without momentum, with the same step size all along."""
+
+    step_size: float | None
+
+    @property
+    def stable_below(self) -> float:
+        """2."""
+        return 2.0
+
+    @property
+    def looks_ahead(self) -> bool:
+        """No."""
+        return False
+
+    def coefficients(self, steps: Array) -> tuple[Array, Array]:
+        """h and 0."""
+        return np.full(len(steps), _known(self.step_size)), np.zeros(len(steps))
+
+
 @dataclass(frozen=True)
-class GradientDescent:
+class GradientDescent(_Plain):
     """Full-batch gradient descent, P_k(l) = (1 - h l)^k.
 
     Arguments:
         step_size: h, on the loss L = 1/2 sum_ij (G(u_i)(y_j) - z_ij)^2 of the normalised outputs; by default
             1 / (largest eigenvalue), half the limit of stability.
+        rates: relative step sizes of weight groups, such as {"outer": 100.0}: two timescales. Every group's own step
+            size is h times its rate, and the eigenvalues are those of J S J^T.
     """
 
     step_size: float | None = None
+    rates: Mapping[str, float] | None = field(default=None, hash=False)
 
     def with_step_size(self, eigenvalue_max: float) -> "GradientDescent":
         """See `Method`."""
@@ -80,6 +127,7 @@ class GradientFlow:
     """
 
     step_size: float | None = None
+    rates: Mapping[str, float] | None = field(default=None, hash=False)
 
     def with_step_size(self, eigenvalue_max: float) -> "GradientFlow":
         """See `Method`."""
@@ -105,10 +153,25 @@ class _Momentum:
 
     momentum: float = 0.9
     step_size: float | None = None
+    rates: Mapping[str, float] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
             raise ForetrainError(f"expected a momentum in [0, 1), came {self.momentum}")
+
+    @property
+    def stable_below(self) -> float:
+        """2 + 2 b."""
+        return 2 + 2 * self.momentum
+
+    @property
+    def looks_ahead(self) -> bool:
+        """No."""
+        return False
+
+    def coefficients(self, steps: Array) -> tuple[Array, Array]:
+        """h and the momentum."""
+        return np.full(len(steps), _known(self.step_size)), np.full(len(steps), self.momentum)
 
     def _recurrence(self, progress: Array) -> tuple[Array, Array]:
         """t and d at h l."""
@@ -189,6 +252,16 @@ class Nesterov(_Momentum):
     Source: Nesterov (1983); Sutskever et al. (2013) for the form with constant momentum.
     """
 
+    @property
+    def stable_below(self) -> float:
+        """(2 + 2 b) / (1 + 2 b)."""
+        return (2 + 2 * self.momentum) / (1 + 2 * self.momentum)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Yes."""
+        return True
+
     def with_step_size(self, eigenvalue_max: float) -> "Nesterov":
         """See `Method`."""
         return self if self.step_size is not None else replace(self, step_size=SAFETY / eigenvalue_max)
@@ -214,6 +287,7 @@ class ScheduledDescent:
 
     schedule: tuple[float, ...]
     step_size: float | None = None
+    rates: Mapping[str, float] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         factors = np.asarray(self.schedule, float)
@@ -233,6 +307,21 @@ class ScheduledDescent:
         rise = (np.arange(warm_up) + 1) / (warm_up + 1)
         fall = np.linspace(0, np.pi, steps - warm_up)
         return cls(tuple(np.concatenate([rise, final + (1 - final) * (1 + np.cos(fall)) / 2]).tolist()))
+
+    @property
+    def stable_below(self) -> float:
+        """2 over the largest factor."""
+        return 2 / max(self.schedule)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """No."""
+        return False
+
+    def coefficients(self, steps: Array) -> tuple[Array, Array]:
+        """h c_k and 0."""
+        factors = np.asarray(self.schedule)[np.minimum(steps, len(self.schedule) - 1)]
+        return _known(self.step_size) * factors, np.zeros(len(steps))
 
     def with_step_size(self, eigenvalue_max: float) -> "ScheduledDescent":
         """See `Method`."""

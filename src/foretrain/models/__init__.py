@@ -5,6 +5,16 @@ from foretrain.models._component_network import ComponentNetwork, ComponentOpera
 from foretrain.models._deeponet import DeepONet, DeepONetNetwork
 from foretrain.models._fno import FNO, FNONetwork
 from foretrain.models._mlp import MLP, MLPNetwork
+from foretrain.models._operator_network import (
+    GivenNetwork,
+    ModuleNetwork,
+    OperatorModel,
+    OperatorNetwork,
+    draw_network,
+    group_of,
+    group_rates,
+    weight_groups,
+)
 from foretrain.models._shallow_fourier import ShallowFourierNetwork, ShallowFourierOperator
 from foretrain.models._shallow_operator import ShallowOperator, ShallowOperatorNetwork
 from foretrain.models._step_network import StepNetwork
@@ -18,11 +28,19 @@ __all__ = [
     "DeepONet",
     "DeepONetNetwork",
     "FNONetwork",
+    "GivenNetwork",
     "MLPNetwork",
+    "ModuleNetwork",
+    "OperatorModel",
+    "OperatorNetwork",
     "ShallowFourierNetwork",
     "ShallowFourierOperator",
     "ShallowOperator",
     "ShallowOperatorNetwork",
     "StepNetwork",
     "activation_function",
+    "draw_network",
+    "group_of",
+    "group_rates",
+    "weight_groups",
 ]

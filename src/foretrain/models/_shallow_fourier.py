@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from foretrain._foundation import DataError, ForetrainError
-from foretrain.data import OperatorDataset, OutputScale, common_grid_shape
+from foretrain.data import OperatorDataset, OutputScale, RawValues, common_grid_shape
 from foretrain.models._activations import activation_function
 
 
@@ -117,8 +117,25 @@ class ShallowFourierNetwork(eqx.Module):
         self, inputs: Float[ArrayLike, "functions points"], points: Float[ArrayLike, "points dimension"] | None = None
     ) -> Float[Array, "functions points"]:
         """The operator's values on its grid, in physical units; `points` is there for the common signature."""
-        normalised = self.hidden(self.features(inputs)) @ self.outer
-        return normalised * self.scale.scale + self.scale.offset
+        return self.normalised(inputs) * self.scale.scale + self.scale.offset
+
+    def normalised(
+        self, inputs: Float[ArrayLike, "functions points"], points: Float[ArrayLike, "points dimension"] | None = None
+    ) -> Float[Array, "functions points"]:
+        """The operator of the equation: inputs as they are to normalised outputs."""
+        return self.hidden(self.features(inputs)) @ self.outer
+
+    @property
+    def embedding(self) -> RawValues:
+        """None: the scaling is part of the features."""
+        return RawValues()
+
+    def trained(self) -> "ShallowFourierNetwork":
+        """The same tree with True at the weights that training moves."""
+        nothing = jax.tree.map(lambda _: False, self)
+        return eqx.tree_at(
+            lambda network: (network.filters, network.biases, network.readout, network.linear), nothing, (True,) * 4
+        )
 
     @property
     def outer(self) -> Float[Array, " width+features"]:

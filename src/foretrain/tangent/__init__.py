@@ -6,7 +6,7 @@ from foretrain.tangent._circulant import CirculantKernel
 from foretrain.tangent._closed_forms import BranchTrunkSettings, Settings, settings_record
 from foretrain.tangent._convergence import ConvergenceQuantities, convergence_quantities
 from foretrain.tangent._deep import Layers
-from foretrain.tangent._empirical import EmpiricalKernel, empirical_kernel
+from foretrain.tangent._empirical import EmpiricalKernel, bytes_per_function, empirical_kernel, functions_at_once
 from foretrain.tangent._fourier_kernel import FourierKernel, FourierSettings
 from foretrain.tangent._fourier_likelihood import fourier_likelihood
 from foretrain.tangent._grid import GridKernel, Solution, Term
@@ -35,6 +35,7 @@ from foretrain.tangent._selection import Candidate, Step
 from foretrain.tangent._symmetric_grid import SymmetricGridKernel
 from foretrain.tangent._symmetric_kernel import SymmetricBranchTrunkKernel
 from foretrain.tangent._symmetry import Symmetry, SymmetryGroup, grid_symmetries
+from foretrain.tangent._torch import ModuleFunction, TorchKernel, torch_kernel
 
 __all__ = [
     "KNOWN_ACTIVATIONS",
@@ -56,6 +57,7 @@ __all__ = [
     "Layers",
     "Likelihood",
     "LikelihoodAscent",
+    "ModuleFunction",
     "ParallelPair",
     "Quadrature",
     "RaggedKernel",
@@ -70,15 +72,18 @@ __all__ = [
     "Symmetry",
     "SymmetryGroup",
     "Term",
+    "TorchKernel",
     "activation",
     "activation_kernels",
     "branch_trunk_likelihood",
+    "bytes_per_function",
     "convergence_quantities",
     "empirical_kernel",
     "extend",
     "fit_masked",
     "fit_ragged",
     "fourier_likelihood",
+    "functions_at_once",
     "gauss_radau_rule",
     "gauss_rule",
     "grid_likelihood",
@@ -94,4 +99,5 @@ __all__ = [
     "settings_record",
     "solve_with_ridge",
     "tangent_kernel",
+    "torch_kernel",
 ]

@@ -179,11 +179,22 @@ def empirical_kernel(
         raise ForetrainError(
             f"the network: expected outputs [functions, points] = {(2, len(points))} for 2 functions, came {shape}"
         )
-    chunk = int(np.clip(memory_bytes // _bytes_per_function(function, weights, inputs, points), 1, len(inputs)))
+    chunk = functions_at_once(function, weights, inputs, points, memory_bytes)
     return EmpiricalKernel(function, weights, inputs, points, chunk, rates)
 
 
-def _bytes_per_function(
+def functions_at_once(
+    function: Callable[..., jax.Array],
+    weights: PyTree,
+    inputs: jax.Array,
+    points: jax.Array,
+    memory_bytes: int = CHUNK_BYTES,
+) -> int:
+    """How many functions can be processed at once within `memory_bytes` of intermediate values, at least one."""
+    return int(np.clip(memory_bytes // bytes_per_function(function, weights, inputs, points), 1, len(inputs)))
+
+
+def bytes_per_function(
     function: Callable[..., jax.Array], weights: PyTree, inputs: jax.Array, points: jax.Array
 ) -> int:
     """What one more function adds to all intermediate values of an evaluation and its transpose.

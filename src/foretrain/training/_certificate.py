@@ -1,20 +1,26 @@
 """Whether training stayed what was forecast: measured quantities against their limits, and a verdict."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from foretrain.forecast import Forecast, trained_outputs
-from foretrain.models import ShallowOperatorNetwork
+from foretrain.models import ShallowOperatorNetwork, group_of, group_rates
 from foretrain.tangent import EmpiricalKernel
 
 Verdict = Literal["held", "left the linear regime", "unstable"]
 PROBE_FUNCTIONS, PROBE_POINTS = 64, 32
 GROWTH_OF_INSTABILITY = 4.0
+TINY = 1e-30
+RADIUS = {
+    "trunk": "largest over neurons; limit: the theorem's radius up to a constant, sqrt(N) |r_0| / (sqrt(m) (l0 + l~0))",
+    "branch": "likewise, smaller by the square root of the branch width",
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class Measurement:
     Attributes:
         step, seconds: when.
         loss: mean squared residual of the normalised outputs; test_error: mean relative L2 error, if measured.
-        trunk_distance, branch_distance: largest distance of a neuron's weights from its start.
+        distances: how far each weight group is from its start. Of a shallow operator, the largest distance of a
+            neuron's weights; of other networks, the distance of all of the group relative to their size at the start.
         kernel_drift: |(Theta_k - Theta_0) v| / |Theta_0 v|, root mean square over the probes v.
         eigenvalue_max: of the probes' kernel now, relative to its start, by one power step from the start's vector.
     """
@@ -33,8 +40,7 @@ class Measurement:
     seconds: float
     loss: float
     test_error: float | None
-    trunk_distance: float
-    branch_distance: float
+    distances: dict[str, float]
     kernel_drift: float
     eigenvalue_max: float
 
@@ -99,11 +105,15 @@ class Certificate:
 class Probes:
     """Measures a network against its own start, on a subset of functions and points small enough to cost nothing."""
 
-    def __init__(self, start: ShallowOperatorNetwork, inputs: jax.Array, points: jax.Array, key: int) -> None:
+    def __init__(
+        self, start: Any, inputs: jax.Array, points: jax.Array, key: int, rates: Mapping[str, float] | None = None
+    ) -> None:
         function_stride = max(1, len(inputs) // PROBE_FUNCTIONS)
-        point_stride = max(1, len(points) // PROBE_POINTS)
+        # Other networks may need all of their grid.
+        point_stride = max(1, len(points) // PROBE_POINTS) if isinstance(start, ShallowOperatorNetwork) else 1
         self._inputs = inputs[::function_stride][:PROBE_FUNCTIONS]
-        self._points = points[::point_stride][:PROBE_POINTS]
+        self._points = points[::point_stride]
+        self._rates = group_rates(start, rates)
         self._start = start
         self._probes = np.random.default_rng(key).standard_normal((2, len(self._inputs), len(self._points)))
         kernel = self._kernel(start)
@@ -111,55 +121,80 @@ class Probes:
         self._top, self._top_value = top.vector, top.value
         self._images = [kernel.apply(probe) for probe in self._probes]
 
-    def measure(
-        self, network: ShallowOperatorNetwork, step: int, seconds: float, loss: float, test_error: float | None
-    ) -> Measurement:
+    def measure(self, network: Any, step: int, seconds: float, loss: float, test_error: float | None) -> Measurement:
         """All quantities of a `Measurement` for the network as it is now."""
         kernel = self._kernel(network)
         changes = [
             np.linalg.norm(kernel.apply(probe) - image) / np.linalg.norm(image)
             for probe, image in zip(self._probes, self._images, strict=True)
         ]
-        trunk, branch = _distances(network, self._start)
+        distances = {name: float(value) for name, value in _distances(network, self._start).items()}
         return Measurement(
             step,
             seconds,
             loss,
             test_error,
-            float(trunk),
-            float(branch),
+            distances,
             float(np.sqrt(np.mean(np.square(changes)))),
             float(np.linalg.norm(kernel.apply(self._top)) / self._top_value),
         )
 
-    def _kernel(self, network: ShallowOperatorNetwork) -> EmpiricalKernel:
-        return EmpiricalKernel(trained_outputs, network, self._inputs, self._points, chunk=len(self._inputs))
+    def _kernel(self, network: Any) -> EmpiricalKernel:
+        return EmpiricalKernel(
+            trained_outputs, network, self._inputs, self._points, chunk=len(self._inputs), rates=self._rates
+        )
 
 
-@jax.jit
-def _distances(network: ShallowOperatorNetwork, start: ShallowOperatorNetwork) -> tuple[jax.Array, jax.Array]:
-    return (
-        jnp.max(jnp.linalg.norm(network.trunk - start.trunk, axis=-1)),
-        jnp.max(jnp.linalg.norm(network.branch - start.branch, axis=-1)),
-    )
+@eqx.filter_jit
+def _distances(network: Any, start: Any) -> dict[str, jax.Array]:
+    moved = jax.tree_util.tree_leaves_with_path(eqx.filter(network, network.trained()))
+    origins = jax.tree.leaves(eqx.filter(start, start.trained()))
+    pairs: dict[str, list[tuple[jax.Array, jax.Array]]] = {}
+    for (path, now), origin in zip(moved, origins, strict=True):
+        pairs.setdefault(group_of(path), []).append((now - origin, origin))
+    if isinstance(network, ShallowOperatorNetwork):
+        return {name: jnp.max(jnp.linalg.norm(group[0][0], axis=-1)) for name, group in pairs.items()}
+    return {
+        name: jnp.sqrt(_squares(change for change, _ in group) / (_squares(origin for _, origin in group) + TINY))
+        for name, group in pairs.items()
+    }
+
+
+def _squares(arrays: Iterable[jax.Array]) -> jax.Array:
+    return jnp.sum(jnp.stack([jnp.sum(array**2) for array in arrays]))
+
+
+@dataclass(frozen=True)
+class Theorem:
+    """What the convergence theorem needs to know of a shallow operator.
+
+    Attributes:
+        eigenvalue_sum: l0 + l~0, least eigenvalues of the two kernel terms.
+        width, branch_width: of the network.
+    """
+
+    eigenvalue_sum: float
+    width: int
+    branch_width: int
+
+    def radii(self, rows: int, initial_loss: float) -> dict[str, float]:
+        """How far trunk and branch neurons get, up to a constant; infinite where the eigenvalues are zero."""
+        if self.eigenvalue_sum <= 0:
+            return {"trunk": np.inf, "branch": np.inf}
+        radius = float(rows * np.sqrt(initial_loss) / (np.sqrt(self.width) * self.eigenvalue_sum))
+        return {"trunk": radius, "branch": radius / self.branch_width**0.5}
 
 
 def certify(
-    measurements: tuple[Measurement, ...],
-    told: Forecast,
-    width: int,
-    branch_width: int,
-    outputs: Float[np.ndarray, "functions points"],
-    eigenvalue_sum: float,
+    measurements: tuple[Measurement, ...], told: Forecast, rows: int, theorem: Theorem | None = None
 ) -> Certificate:
     """Compares measurements with the forecast.
 
     Arguments:
         measurements: in order of steps.
         told: the forecast made before training.
-        width, branch_width: of the network.
-        outputs: the training outputs, for their number.
-        eigenvalue_sum: l0 + l~0, least eigenvalues of the two kernel terms.
+        rows: number of training outputs, functions times points.
+        theorem: what its bounds need, where it applies.
     """
     losses = np.array([measurement.loss for measurement in measurements])
     steps = np.array([measurement.step for measurement in measurements])
@@ -171,17 +206,13 @@ def certify(
         verdict, first = "unstable", int(steps[np.argmax(grown)])
     elif outside.any():
         verdict, first = "left the linear regime", int(steps[np.argmax(outside)])
-    last = measurements[-1]
-    rows = outputs.size
-    radius = np.inf
-    if eigenvalue_sum > 0:
-        radius = float(rows * np.sqrt(losses[0]) / (np.sqrt(width) * eigenvalue_sum))
     # Curves that have fallen, or risen, beyond what a number can hold give ratios that are not finite.
     with np.errstate(divide="ignore", invalid="ignore"):
         edges = np.maximum(told.lower[steps] / losses, losses / told.upper[steps])
-        above_guarantee = losses / told.worst_case_loss[steps]
     worst = int(np.argmax(np.where(np.isfinite(edges), edges, np.inf)))
+    drift = max(measurement.kernel_drift for measurement in measurements)
     sharpness = float(told.step_size * told.eigenvalue_max * max(m.eigenvalue_max for m in measurements))
+    limit = _stable_below(told.method)
     checks = (
         Check(
             "loss against its forecast band",
@@ -191,45 +222,55 @@ def certify(
             "estimate",
             f"largest ratio of the loss to the nearer edge of the 90 % band, at step {steps[worst]:,}; 1 is the edge",
         ),
-        Check(
-            "loss against the worst-case rate",
-            float(np.max(above_guarantee)),
-            1.0,
-            bool(np.all(losses <= told.worst_case_loss[steps] * (1 + 1e-6))),
-            "guarantee",
-            "the theorem's curve, an upper bound for networks as wide as it asks",
-        ),
-        Check(
-            "trunk weights' distance from start",
-            last.trunk_distance,
-            radius,
-            max(m.trunk_distance for m in measurements) <= radius,
-            "estimate",
-            "largest over neurons; limit: the theorem's radius up to a constant, sqrt(N) |r_0| / (sqrt(m) (l0 + l~0))",
-        ),
-        Check(
-            "branch weights' distance from start",
-            last.branch_distance,
-            radius / branch_width**0.5,
-            max(m.branch_distance for m in measurements) <= radius / branch_width**0.5,
-            "estimate",
-            "likewise, smaller by the square root of the branch width",
-        ),
+        *(_theorem_checks(measurements, told, rows, theorem) if theorem is not None else ()),
         Check(
             "kernel drift on probes",
-            max(m.kernel_drift for m in measurements),
+            drift,
             0.5,
-            max(m.kernel_drift for m in measurements) <= 0.5,
+            drift <= 0.5,
             "computation",
             "relative change of the kernel's action; the theorem keeps half of its least eigenvalue",
         ),
         Check(
             "step size times largest eigenvalue",
             sharpness,
-            2.0,
-            sharpness < 2.0,
+            limit,
+            sharpness < limit,
             "computation",
-            "training is stable below 2; the growth of the eigenvalue is measured on the probes",
+            f"training is stable below {limit:.3g}; the growth of the eigenvalue is measured on the probes",
         ),
     )
     return Certificate(verdict, first, checks, measurements)
+
+
+def _stable_below(method: Any) -> float:
+    """The largest stable h l of the method: 2 of gradient descent, (2 + 2 b) of heavy ball; no limit of a flow."""
+    limit = getattr(method, "stable_below", None)
+    return float(limit) if limit is not None else np.inf
+
+
+def _theorem_checks(
+    measurements: tuple[Measurement, ...], told: Forecast, rows: int, theorem: Theorem
+) -> Iterator[Check]:
+    losses = np.array([measurement.loss for measurement in measurements])
+    steps = np.array([measurement.step for measurement in measurements])
+    if told.worst_case_loss is not None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            above_guarantee = losses / told.worst_case_loss[steps]
+        yield Check(
+            "loss against the worst-case rate",
+            float(np.max(above_guarantee)),
+            1.0,
+            bool(np.all(losses <= told.worst_case_loss[steps] * (1 + 1e-6))),
+            "guarantee",
+            "the theorem's curve, an upper bound for networks as wide as it asks",
+        )
+    for group, radius in theorem.radii(rows, losses[0]).items():
+        yield Check(
+            f"{group} weights' distance from start",
+            measurements[-1].distances[group],
+            radius,
+            max(measurement.distances[group] for measurement in measurements) <= radius,
+            "estimate",
+            RADIUS[group],
+        )

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,24 +12,23 @@ import safetensors
 import safetensors.numpy
 
 from foretrain._foundation import DataError, write_atomically
-from foretrain.models import ShallowOperatorNetwork
+from foretrain.forecast import Motion
 from foretrain.training._certificate import Measurement
 
-WEIGHTS = ("trunk", "branch", "outer")
+VELOCITY = "velocity."
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network in training and what has been measured so far."""
+    """A network in training, its velocity if the method has momentum, and what has been measured so far."""
 
-    network: ShallowOperatorNetwork
+    motion: Motion
     measurements: tuple[Measurement, ...]
 
 
-def save_weights(path: Path, network: ShallowOperatorNetwork, header: dict[str, str] | None = None) -> Path:
-    """Writes the weights as a safetensors file, atomically."""
-    weights = {name: np.asarray(getattr(network, name)) for name in WEIGHTS}
-    return write_atomically(path, lambda file: file.write(safetensors.numpy.save(weights, metadata=header)))
+def save_weights(path: Path, network: Any, header: dict[str, str] | None = None) -> Path:
+    """Writes the network's arrays, by their names in it, as a safetensors file, atomically."""
+    return _write(path, _named_arrays(network), header)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, identity: str) -> Path:
@@ -37,10 +37,33 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, identity: str) -> Path:
         "measurements": json.dumps([asdict(measurement) for measurement in checkpoint.measurements]),
         "run": identity,
     }
-    return save_weights(path, checkpoint.network, header)
+    velocity = {VELOCITY + name: value for name, value in _named_arrays(checkpoint.motion.velocity).items()}
+    return _write(path, {**_named_arrays(checkpoint.motion.network), **velocity}, header)
 
 
-def load_checkpoint(path: Path, like: ShallowOperatorNetwork, identity: str) -> Checkpoint | None:
+def _write(path: Path, arrays: dict[str, np.ndarray], header: dict[str, str] | None) -> Path:
+    return write_atomically(path, lambda file: file.write(safetensors.numpy.save(arrays, metadata=header)))
+
+
+def _named_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Every array of a tree by its place, such as "branch" or "branch.weights.0"."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _with_arrays(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The tree with its arrays replaced by those of the same names."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            jax.numpy.asarray(arrays[jax.tree_util.keystr(path, simple=True, separator=".")])
+            if eqx.is_array(leaf)
+            else leaf
+        ),
+        tree,
+    )
+
+
+def load_checkpoint(path: Path, like: Motion, identity: str) -> Checkpoint | None:
     """Reads a checkpoint, or None if there is no such file.
 
     Raises:
@@ -48,24 +71,26 @@ def load_checkpoint(path: Path, like: ShallowOperatorNetwork, identity: str) -> 
     """
     if not path.exists():
         return None
+    expected = {
+        **_named_arrays(like.network),
+        **{VELOCITY + name: value for name, value in _named_arrays(like.velocity).items()},
+    }
     try:
         with safetensors.safe_open(str(path), framework="numpy") as file:
             header = file.metadata()
-            weights = {name: file.get_tensor(name) for name in WEIGHTS}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, not a mapping)
         measurements = tuple(Measurement(**row) for row in json.loads(header["measurements"]))
         same_run = header["run"] == identity
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: expected a checkpoint, came a damaged one ({error}); delete it to start anew"
         ) from error
-    same_shapes = all(weights[name].shape == getattr(like, name).shape for name in WEIGHTS)
+    same_shapes = {name: value.shape for name, value in arrays.items()} == {
+        name: value.shape for name, value in expected.items()
+    }
     if not same_run or not same_shapes:
         raise DataError(
             f"{path}: expected a checkpoint of this run, came one of other data, widths, step size or key; delete it"
         )
-    network = eqx.tree_at(
-        lambda tree: [getattr(tree, name) for name in WEIGHTS],
-        like,
-        [jax.numpy.asarray(weights[name]) for name in WEIGHTS],
-    )
-    return Checkpoint(network, measurements)
+    velocity = {name.removeprefix(VELOCITY): value for name, value in arrays.items() if name.startswith(VELOCITY)}
+    return Checkpoint(Motion(_with_arrays(like.network, arrays), _with_arrays(like.velocity, velocity)), measurements)

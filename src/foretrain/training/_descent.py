@@ -1,33 +1,36 @@
-"""Full-batch gradient descent with a forecast beside it and a certificate at the end."""
+"""Training with a forecast beside it and a certificate at the end."""
 
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from foretrain._foundation import ForetrainError, Progress, ignore_progress, require_memory
 from foretrain.data import OperatorDataset, mean_relative_error
 from foretrain.forecast import (
     Forecast,
-    GradientDescent,
+    GradientFlow,
     Method,
+    Motion,
     Plan,
-    descend,
+    advance,
     forecast,
     log_spaced_steps,
-    normalised_outputs,
+    motion_of,
+    outputs_on,
     training_arrays,
 )
-from foretrain.models import ShallowOperator, ShallowOperatorNetwork
+from foretrain.models import ShallowOperator, draw_network, group_rates
 from foretrain.tangent import tangent_kernel
-from foretrain.training._certificate import GROWTH_OF_INSTABILITY, Certificate, Measurement, Probes, certify
+from foretrain.training._certificate import GROWTH_OF_INSTABILITY, Certificate, Measurement, Probes, Theorem, certify
 from foretrain.training._checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from foretrain.training._flow import integrate_flow
 
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0
 
@@ -44,7 +47,7 @@ class Run:
         seconds: time spent stepping.
     """
 
-    network: ShallowOperatorNetwork
+    network: Any
     forecast: Forecast
     certificate: Certificate
     train: OperatorDataset
@@ -67,7 +70,7 @@ class Run:
 
 def train(
     data: OperatorDataset,
-    plan_or_model: Plan | ShallowOperator,
+    plan_or_model: Any,
     method: Method | None = None,
     *,
     steps: int | None = None,
@@ -78,22 +81,24 @@ def train(
     resume: bool = False,
     progress: Progress = ignore_progress,
 ) -> Run:
-    """Trains a shallow operator by full-batch gradient descent, w <- w - h grad L, and certifies the run.
+    """Trains a network and certifies the run: does what was forecast happen?
 
     Arguments:
         data: the training data.
-        plan_or_model: a plan (model, step size, steps and key are its own), or a model.
-        method: gradient descent; by default with step size 1 / (largest eigenvalue).
+        plan_or_model: a plan (model, step size, steps and key are its own), a model, or an Equinox module
+            (inputs [functions, sensors], points [points, dimension]) -> outputs [functions, points].
+        method: gradient descent with step size 1 / (largest eigenvalue) by default; momentum, schedules, minibatches
+            and step sizes by weight group likewise take the step sizes their forecast was made for. `GradientFlow` is
+            integrated by an adaptive solver; its steps are times k h.
         steps: how many; by default the plan's, else 1,000.
         test: functions whose error is forecast and measured as well.
-        key: seed of the weights (a plan brings its own).
+        key: seed of the weights and of minibatches (a plan brings its own).
         told: a forecast made earlier from the drawn weights; made here if absent.
         checkpoint: file that keeps the state at every measurement, so that a killed run can go on.
         resume: go on from that file if it is there; the result is the same, bit for bit.
 
     Raises:
-        ForetrainError: another method than gradient descent, a forecast made for another step size, or a checkpoint of
-            another run.
+        ForetrainError: a method that cannot be run, a forecast made for another one, or a checkpoint of another run.
     """
     if isinstance(plan_or_model, Plan):
         model, key = plan_or_model.model, plan_or_model.key
@@ -102,9 +107,9 @@ def train(
     else:
         model = plan_or_model
     steps = steps or 1000
-    if method is not None and not isinstance(method, GradientDescent):
+    if method is not None and not (hasattr(method, "coefficients") or isinstance(method, GradientFlow)):
         raise ForetrainError(
-            f"train: expected GradientDescent, came {type(method).__name__}; other methods can be forecast, not run yet"
+            f"train: expected a method that can be run, such as GradientDescent(), came {type(method).__name__}"
         )
     if told is None or told.steps < steps:
         known = (
@@ -118,9 +123,16 @@ def train(
             f"train: expected a forecast made for the step size {method.step_size:g}, came one for {told.step_size:g}; "
             "leave out told, or forecast with this method"
         )
+    if method is not None and replace(method, step_size=None) != replace(told.method, step_size=None):  # type: ignore[type-var]
+        raise ForetrainError(
+            f"train: expected a forecast made for {type(method).__name__} with these settings, came one for "
+            f"{type(told.method).__name__}; leave out told, or forecast with this method"
+        )
     require_memory(told.bytes, "training", "plan for a smaller width (a larger tolerance), or use fewer functions")
-    start = model.initialise(data, jax.random.key(key))
-    identity = _identity(data, test, model, key, told.step_size)
+    if told.method.step_size != told.step_size:
+        told = replace(told, method=replace(told.method, step_size=told.step_size))  # type: ignore[type-var]
+    start = motion_of(draw_network(model, data, key), told.method)
+    identity = _identity(data, test, model, key, told.method)
     resumed = load_checkpoint(checkpoint, start, identity) if resume and checkpoint else None
     if resumed is not None and resumed.measurements[-1].step > steps:
         raise ForetrainError(
@@ -128,18 +140,21 @@ def train(
             f"{resumed.measurements[-1].step:,}; ask for more steps or delete it"
         )
     measurements: list[Measurement] = []
-    network = start
+    network = start.network
     for network, measurement in _descend_and_measure(  # noqa: B007 (the last one is the result)
         start, data, test, told, steps, key, checkpoint, identity, resumed, progress
     ):
         measurements.append(measurement)
-    eigenvalues = tangent_kernel(model, data).term_eigenvalues_min()
-    certificate = certify(tuple(measurements), told, model.width, model.branch_width, data.outputs, sum(eigenvalues))
+    theorem = None
+    if isinstance(model, ShallowOperator) and told.worst_case_loss is not None:
+        gram = tangent_kernel(model, data)
+        theorem = Theorem(sum(gram.term_eigenvalues_min()), model.width, model.branch_width)
+    certificate = certify(tuple(measurements), told, data.outputs.size, theorem)
     return Run(network, told, certificate, data, measurements[-1].seconds)
 
 
 def _descend_and_measure(
-    start: ShallowOperatorNetwork,
+    start: Motion,
     data: OperatorDataset,
     test: OperatorDataset | None,
     told: Forecast,
@@ -149,49 +164,71 @@ def _descend_and_measure(
     identity: str,
     resumed: Checkpoint | None,
     progress: Progress,
-) -> Iterator[tuple[ShallowOperatorNetwork, Measurement]]:
+) -> Iterator[tuple[Any, Measurement]]:
     """Yields network and measurement at log-spaced steps; stops, with the last good weights, when the loss grows."""
-    inputs, points, target = training_arrays(start, data)
-    probes = Probes(start, inputs, points, key)
-    network, done, spent = start, 0, 0.0
+    arrays = training_arrays(start.network, data)
+    outputs = outputs_on(start.network, data)
+    test_outputs = outputs_on(start.network, test) if test is not None else None
+    probes = Probes(start.network, *arrays[:2], key, told.method.rates)
+    motion, done, spent = start, 0, 0.0
     first_loss: float | None = None
     if resumed is not None:
         for earlier in resumed.measurements:
-            yield resumed.network, earlier
-        network, done, spent = resumed.network, resumed.measurements[-1].step, resumed.measurements[-1].seconds
+            yield resumed.motion.network, earlier
+        motion, done, spent = resumed.motion, resumed.measurements[-1].step, resumed.measurements[-1].seconds
         first_loss = resumed.measurements[0].loss
     kept = list(resumed.measurements) if resumed is not None else []
     for mark in log_spaced_steps(steps):
         if resumed is not None and mark <= resumed.measurements[-1].step:
             continue
         begin = time.perf_counter()
-        good = network
+        good = motion
         for chunk in _chunks(int(mark) - done, told.cost.seconds_per_step):
-            network, loss = _advance(network, inputs, points, target, told.step_size, jnp.asarray(chunk))
+            motion, loss = _moved(motion, data, arrays, told.method, done, chunk, key)
             done += chunk
             # The last step knows the loss it started from.
             figures = {"loss": float(loss), "forecast": float(told.loss[done - 1])}
             progress("training", done, steps, figures)
         spent += time.perf_counter() - begin
-        loss_now = float(_loss(network, inputs, points, target))
+        loss_now = float(np.mean((outputs(motion.network) - np.asarray(arrays[2])) ** 2))
         first_loss = loss_now if first_loss is None else first_loss
         broken = not np.isfinite(loss_now) or loss_now > GROWTH_OF_INSTABILITY * first_loss
-        error = _test_error(network, test) if not broken else None
-        measurement = probes.measure(good if broken else network, int(mark), spent, loss_now, error)
+        error = None
+        if test is not None and test_outputs is not None and not broken:
+            error = mean_relative_error(motion.network.scale.restore(test_outputs(motion.network)), test.outputs)
+        network = good.network if broken else motion.network
+        measurement = probes.measure(network, int(mark), spent, loss_now, error)
         kept.append(measurement)
-        yield (good if broken else network), measurement
+        yield network, measurement
         if broken:
             return
         if checkpoint is not None:
-            save_checkpoint(checkpoint, Checkpoint(network, tuple(kept)), identity)
+            save_checkpoint(checkpoint, Checkpoint(motion, tuple(kept)), identity)
 
 
-def _identity(
-    data: OperatorDataset, test: OperatorDataset | None, model: ShallowOperator, key: int, step_size: float
-) -> str:
+def _moved(
+    motion: Motion,
+    data: OperatorDataset,
+    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    method: Any,
+    first: int,
+    steps: int,
+    key: int,
+) -> tuple[Motion, float | jax.Array]:
+    """Where a motion is after some more steps, and the loss it had last."""
+    rates = group_rates(motion.network, method.rates)
+    if not isinstance(method, GradientFlow):
+        return advance(motion, *arrays, method, first, steps, rates=rates, key=jax.random.key(key))
+    moved = None if rates is None else eqx.filter(rates, motion.network.trained())
+    flow = integrate_flow(motion.network, data, [steps * float(method.step_size or 0.0)], rates=moved)
+    return Motion(flow.network, None), float(flow.loss[-1])
+
+
+def _identity(data: OperatorDataset, test: OperatorDataset | None, model: Any, key: int, method: Method) -> str:
     """Everything a run's weights and measurements depend on beside the number of steps, as one hash."""
-    parts = (data.fingerprint, test.fingerprint if test is not None else "", repr(model), str(key), step_size.hex())
-    return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
+    step_size = float(method.step_size or 0.0).hex()
+    parts = (data.fingerprint, test.fingerprint if test is not None else "", repr(model), str(key), repr(method))
+    return f"sha256:{hashlib.sha256(chr(10).join((*parts, step_size)).encode()).hexdigest()}"
 
 
 def _chunks(steps: int, seconds_per_step: float) -> Iterator[int]:
@@ -200,30 +237,3 @@ def _chunks(steps: int, seconds_per_step: float) -> Iterator[int]:
     while steps > 0:
         yield min(at_once, steps)
         steps -= at_once
-
-
-@eqx.filter_jit
-def _advance(
-    network: ShallowOperatorNetwork,
-    inputs: jax.Array,
-    points: jax.Array,
-    target: jax.Array,
-    step_size: jax.Array | float,
-    steps: jax.Array,
-) -> tuple[ShallowOperatorNetwork, jax.Array]:
-    # `steps` is an array because a Python number would be compiled in, once for every distance between two marks.
-    def one(_: int, state: tuple[ShallowOperatorNetwork, jax.Array]) -> tuple[ShallowOperatorNetwork, jax.Array]:
-        return descend(state[0], inputs, points, target, step_size)
-
-    return jax.lax.fori_loop(0, steps, one, (network, jnp.zeros((), target.dtype)))
-
-
-@jax.jit
-def _loss(network: ShallowOperatorNetwork, inputs: jax.Array, points: jax.Array, target: jax.Array) -> jax.Array:
-    return jnp.mean((network.normalised(inputs, points) - target) ** 2)
-
-
-def _test_error(network: ShallowOperatorNetwork, test: OperatorDataset | None) -> float | None:
-    if test is None:
-        return None
-    return mean_relative_error(network.scale.restore(normalised_outputs(network, test)), test.outputs)

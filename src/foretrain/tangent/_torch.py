@@ -1,0 +1,508 @@
+"""The tangent kernel of a torch module, applied without ever being formed. Torch itself is imported at first use."""
+
+import contextlib
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import ArrayLike, Float
+
+from foretrain._foundation import ForetrainError, require_extra
+from foretrain.data import OperatorDataset, OutputScale, regular_grid_shape
+from foretrain.tangent._krylov import EigenPair, largest_eigenvalue
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Array = np.ndarray
+Convention = Literal["inputs, points", "(inputs, points)", "inputs", "grid"]
+CHUNK_BYTES = 512 * 2**20
+
+
+def _torch() -> ModuleType:
+    return require_extra("torch", "torch")
+
+
+@dataclass(frozen=True)
+class ModuleFunction:
+    """A torch module as a function of its trained weights: (weights, inputs, points) -> outputs in normalised units.
+
+    Attributes:
+        module: called with the weights it is given, in evaluation mode; its own weights are never read or moved.
+        constants: its buffers and the parameters that are not trained, as they were.
+        complex_names: parameters given as real arrays with a last axis (real part, imaginary part).
+        scale: what outputs are divided by.
+        convention: how the module is called, see `torch_kernel`.
+        input_shape: [channels, *grid] of one input function, for the convention "grid".
+        inputs_transform: maps inputs [functions, sensors], a tensor, to what the module takes.
+    """
+
+    module: "nn.Module"
+    constants: Mapping[str, "Tensor"]
+    complex_names: frozenset[str]
+    scale: float
+    convention: Convention
+    input_shape: tuple[int, ...] | None = None
+    inputs_transform: Callable[["Tensor"], "Tensor"] | None = None
+
+    def __call__(self, weights: Mapping[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> "Tensor":
+        return self.raw_outputs(weights, inputs, points).reshape(len(inputs), -1) / self.scale
+
+    def raw_outputs(self, weights: Mapping[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> Any:
+        """What the module returns."""
+        torch = _torch()
+        values = {
+            name: torch.view_as_complex(value) if name in self.complex_names else value
+            for name, value in weights.items()
+        }
+        arguments = self.arguments(inputs, points)
+        with _evaluation_mode(self.module):
+            return torch.func.functional_call(self.module, {**self.constants, **values}, arguments)
+
+    def arguments(self, inputs: "Tensor", points: "Tensor") -> tuple[Any, ...]:
+        """What the module is called with."""
+        if self.inputs_transform is not None:
+            inputs = self.inputs_transform(inputs)
+        if self.input_shape is not None:
+            inputs = inputs.reshape(len(inputs), *self.input_shape)
+        if self.convention == "inputs, points":
+            return inputs, points
+        return ((inputs, points),) if self.convention == "(inputs, points)" else (inputs,)
+
+    @property
+    def takes_points(self) -> bool:
+        """Whether the module answers at any points, not only on its own."""
+        return "points" in self.convention
+
+
+@contextlib.contextmanager
+def _evaluation_mode(module: "nn.Module") -> Iterator[None]:
+    """Evaluates as `module.eval()` would, and leaves the caller's modes as they were."""
+    attention = require_extra("torch.nn.attention", "torch")
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        # Fused attention has neither forward-mode nor second derivatives.
+        with attention.sdpa_kernel(attention.SDPBackend.MATH):
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@dataclass(frozen=True)
+class TorchKernel:
+    """Theta = J S J^T, J the Jacobian of a torch module's outputs in its trained weights, S the relative step sizes.
+
+        Theta R = sum over chunks of functions:   J_chunk S sum_chunks J_chunk^T R_chunk
+
+    The counterpart of `EmpiricalKernel`: NumPy in double precision at the edges, the module's own precision and device
+    inside. Weights are dictionaries by parameter name. A complex parameter counts as two real ones, its arrays have a
+    last axis (real part, imaginary part); torch's optimisers treat it alike.
+
+    Attributes:
+        function: the module with its calling convention.
+        parameters: the trained weights when the kernel was made, tensors; training the module on does not move them.
+        inputs, points: what the function is given, tensors.
+        chunk: functions processed at once.
+        forward_mode: J t by forward-mode derivatives; False where the module's operators lack them (found by trying),
+            then as the derivative of J^T r in r, at about twice the cost.
+        rates: S, numbers or arrays by parameter name, or by a prefix ("branch") for all parameters below it; the
+            longest prefix counts, parameters without one have 1. None for all equal.
+
+    **Assumption:** the module is differentiable at these weights and treats every input by itself.
+
+    Raises:
+        ForetrainError: rates for parameters the module does not have, or of a shape they do not have.
+    """
+
+    function: ModuleFunction
+    parameters: Mapping[str, "Tensor"]
+    inputs: "Tensor"
+    points: "Tensor"
+    chunk: int
+    forward_mode: bool = True
+    rates: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        names = list(self.parameters)
+        for key in self.rates or ():
+            if not any(_is_below(name, key) for name in names):
+                raise ForetrainError(
+                    f"rates: expected names or prefixes of the trained parameters {', '.join(names)}; came {key!r}"
+                )
+        for name in names:
+            self._rate(name)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(functions, points)."""
+        return len(self.inputs), len(self.points)
+
+    @property
+    def convention(self) -> Convention:
+        """How the module is called, see `torch_kernel`."""
+        return self.function.convention
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """The trained weights, by name."""
+        return _numbers(self.parameters)
+
+    def apply(self, residual: Float[ArrayLike, "functions points"]) -> Float[Array, "functions points"]:
+        """Theta applied to a residual."""
+        return self._array(self._push(self._step(self._pull(residual)), self.inputs, self.points))
+
+    def apply_to(
+        self, residual: Float[ArrayLike, "functions points"], inputs: ArrayLike, points: ArrayLike
+    ) -> Float[Array, "others other_points"]:
+        """The kernel between other inputs and points and the training data, applied to a residual."""
+        return self._array(self._push(self._step(self._pull(residual)), *self._others(inputs, points)))
+
+    def pull(self, residual: Float[ArrayLike, "functions points"]) -> dict[str, Array]:
+        """J^T R: the gradient, by name, of the inner product of the outputs with a residual."""
+        return _numbers(self._pull(residual))
+
+    def step(self, gradient: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        """S g: a gradient times the relative step sizes."""
+        return {name: self._rate(name) * np.asarray(value, np.float64) for name, value in gradient.items()}
+
+    def push(
+        self, tangent: Mapping[str, ArrayLike], inputs: ArrayLike | None = None, points: ArrayLike | None = None
+    ) -> Float[Array, "others other_points"]:
+        """J t: how outputs change, to first order, when the weights change by t; on the training data by default.
+
+        Raises:
+            ForetrainError: other points, for a module that answers on its own only.
+        """
+        tensors = {name: self._tensor(tangent[name]).reshape(value.shape) for name, value in self.parameters.items()}
+        return self._array(self._push(tensors, *self._others(inputs, points)))
+
+    def outputs(self) -> Float[Array, "functions points"]:
+        """The module's own outputs, in the units of the data's normalisation."""
+        torch = _torch()
+        with torch.inference_mode(False), torch.no_grad():
+            values = [self.function(self.parameters, part, self.points) for part in self.inputs.split(self.chunk)]
+            return self._array(torch.cat(values))
+
+    def eigenvalue_max(self, tolerance: float = 1e-4) -> float:
+        """The largest eigenvalue, by Lanczos."""
+        return self.eigenpair_max(tolerance).value
+
+    def eigenpair_max(self, tolerance: float = 1e-4) -> EigenPair:
+        """The largest eigenvalue with its eigenvector [functions, points] and residual."""
+        return largest_eigenvalue(self.apply, self.shape, jax.random.key(0), tolerance=tolerance)
+
+    def _pull(self, residual: ArrayLike) -> dict[str, "Tensor"]:
+        torch = _torch()
+        right = self._tensor(residual)
+        with torch.inference_mode(False), torch.enable_grad():
+            weights = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
+            gradient = [torch.zeros_like(value) for value in self.parameters.values()]
+            for part, own in zip(self.inputs.split(self.chunk), right.split(self.chunk), strict=True):
+                outputs = self.function(weights, part, self.points)
+                if not outputs.requires_grad:
+                    raise ForetrainError(
+                        "the module: expected outputs that can be differentiated in its parameters, came outputs "
+                        "without a gradient; remove detach() and no_grad() from its forward()"
+                    )
+                # Plain reverse mode also passes through operators that torch.func refuses.
+                more = torch.autograd.grad(outputs, list(weights.values()), own, allow_unused=True)
+                gradient = [old if new is None else old + new for old, new in zip(gradient, more, strict=True)]
+        return dict(zip(weights, gradient, strict=True))
+
+    def _step(self, gradient: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+        if self.rates is None:
+            return gradient
+        return {name: self._rate_tensors[name] * value for name, value in gradient.items()}
+
+    def _push(self, tangent: dict[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> "Tensor":
+        torch = _torch()
+        one = self._push_forward if self.forward_mode else self._push_twice_reversed
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.cat([one(tangent, part, points) for part in inputs.split(self.chunk)])
+
+    def _push_forward(self, tangent: dict[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> "Tensor":
+        def outputs(weights: dict[str, "Tensor"]) -> "Tensor":
+            return self.function(weights, inputs, points)
+
+        return _torch().func.jvp(outputs, (dict(self.parameters),), (tangent,))[1].detach()
+
+    def _push_twice_reversed(self, tangent: dict[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> "Tensor":
+        """J t as the derivative in r of <J^T r, t>, which is linear in r."""
+        torch = _torch()
+        weights = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
+        outputs = self.function(weights, inputs, points)
+        right = torch.zeros_like(outputs, requires_grad=True)
+        gradient = torch.autograd.grad(outputs, list(weights.values()), right, create_graph=True, allow_unused=True)
+        pairs = [(part, tangent[name]) for part, name in zip(gradient, weights, strict=True) if part is not None]
+        product = sum((part * along).sum() for part, along in pairs)
+        return torch.autograd.grad(product, right)[0].detach()
+
+    def _others(self, inputs: ArrayLike | None, points: ArrayLike | None) -> tuple["Tensor", "Tensor"]:
+        others = self.inputs if inputs is None else self._tensor(inputs)
+        if points is None:
+            return others, self.points
+        there = self._tensor(points)
+        if not self.function.takes_points and not self._are_own(there):
+            raise ForetrainError(
+                f"query points: expected the {len(self.points)} of the training data, came {len(there)} others; "
+                "this module is called with inputs only and answers nowhere else"
+            )
+        return others, there
+
+    def _are_own(self, points: "Tensor") -> bool:
+        same_shape = points.shape == self.points.shape
+        return same_shape and bool(_torch().allclose(points, self.points, rtol=1e-5, atol=1e-6))
+
+    def _rate(self, name: str) -> Array | float:
+        """The relative step sizes of one parameter, such that they multiply its real coordinates."""
+        keys = [key for key in self.rates or () if _is_below(name, key)]
+        if self.rates is None or not keys:
+            return 1.0
+        rate, shape = _as_numpy(self.rates[max(keys, key=len)]), tuple(self.parameters[name].shape)
+        if np.iscomplexobj(rate):
+            rate = np.stack([rate.real, rate.imag], axis=-1)
+        elif name in self.function.complex_names and rate.ndim and rate.shape == shape[:-1]:
+            rate = np.repeat(rate[..., None], 2, axis=-1)
+        if rate.shape not in ((), shape):
+            raise ForetrainError(f"rates: expected a number or an array {shape} for {name!r}, came one of {rate.shape}")
+        return rate
+
+    @functools.cached_property
+    def _rate_tensors(self) -> dict[str, "Tensor"]:
+        return {name: self._tensor(self._rate(name)) for name in self.parameters}
+
+    def _tensor(self, values: ArrayLike) -> "Tensor":
+        return _torch().tensor(_as_numpy(values), dtype=self.inputs.dtype, device=self.inputs.device)
+
+    def _array(self, tensor: "Tensor") -> Array:
+        return tensor.to("cpu", _torch().float64).numpy()
+
+
+def _is_below(name: str, prefix: str) -> bool:
+    return prefix in ("", name) or name.startswith(prefix + ".")
+
+
+def _as_numpy(values: Any) -> Array:
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+def _numbers(tensors: Mapping[str, "Tensor"]) -> dict[str, Array]:
+    return {name: np.array(_as_numpy(value.to(_torch().float64))) for name, value in tensors.items()}
+
+
+def torch_kernel(
+    module: "nn.Module",
+    data: OperatorDataset,
+    *,
+    inputs_transform: Callable[["Tensor"], "Tensor"] | None = None,
+    rates: Mapping[str, Any] | None = None,
+    chunk: int | None = None,
+    memory_bytes: int = CHUNK_BYTES,
+    convention: Convention | None = None,
+) -> TorchKernel:
+    """The tangent kernel of any torch module on the training data, its outputs in units of the data's normalisation.
+
+    How the module is called is found by trying, on two functions, in this order:
+
+        "inputs, points"     module(inputs [functions, sensors], points [points, dimension]) -> [functions, points]
+        "(inputs, points)"   module((inputs, points)) -> [functions, points], as DeepXDE's DeepONetCartesianProd
+        "inputs"             module(inputs) -> [functions, ...], as many values as query points
+        "grid"               module(inputs [functions, channels, *grid]) -> [functions, channels, *grid], as
+                             neuraloperator's FNO; the grid is that of the sensors or query points, listed row by row
+
+    Arguments:
+        module: on its own device and in its own precision. Trained are the parameters that require gradients.
+        data: where the kernel is evaluated.
+        inputs_transform: maps a tensor [functions, sensors] to what the module takes in place of it, function by
+            function: a scaling, or a grid with coordinates as further channels (then the convention is "inputs").
+        rates: relative step sizes, see `TorchKernel`.
+        chunk: functions processed at once; by default as many as `memory_bytes` allows.
+        memory_bytes: bound on the intermediate arrays of one chunk, estimated from what differentiation keeps of it.
+        convention: only this way of calling.
+
+    Raises:
+        ForetrainError: dropout or batch normalisation in training mode, no way to call the module, outputs of one
+            function that depend on another's or on chance, or operators without the derivatives that are needed.
+        MissingExtraError: torch is not installed.
+    """
+    torch = _torch()
+    if not isinstance(module, torch.nn.Module):
+        raise ForetrainError(f"the module: expected a torch.nn.Module, came a {type(module).__name__}; build it first")
+    _require_evaluation_mode(module)
+    trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    if not trained:
+        raise ForetrainError("the module: expected parameters that require gradients, came none; nothing is trained")
+    complex_names = frozenset(name for name, value in trained.items() if value.is_complex())
+    with torch.inference_mode(False):
+        copies = {name: value.detach().clone().resolve_conj() for name, value in trained.items()}
+        parameters = {name: torch.view_as_real(v) if name in complex_names else v for name, v in copies.items()}
+        others = [*module.named_parameters(), *module.named_buffers()]
+        constants = {name: value.detach().clone() for name, value in others if name not in trained}
+    first = next(iter(parameters.values()))
+    inputs, points = (
+        torch.tensor(array, dtype=first.dtype, device=first.device) for array in (data.inputs, data.query_points)
+    )
+    scale = OutputScale.of(data.outputs).scale
+    any_way = ModuleFunction(module, constants, complex_names, scale, "inputs", None, inputs_transform)
+    function = _find_convention(any_way, parameters, inputs, points, data, convention)
+    kernel = TorchKernel(function, parameters, inputs, points, 2, True, rates)
+    kernel = replace(kernel, forward_mode=_has_forward_mode(kernel))
+    if chunk is None:
+        # Second derivatives keep the graph of the first as well.
+        chunk = memory_bytes // (_bytes_per_function(kernel) * (1 if kernel.forward_mode else 2))
+    return replace(kernel, chunk=int(np.clip(chunk, 1, len(inputs))))
+
+
+def _require_evaluation_mode(module: "nn.Module") -> None:
+    layers = _torch().nn
+    dropouts = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout")
+    norms = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
+    for name, part in module.named_modules():
+        drops = isinstance(part, tuple(getattr(layers, kind) for kind in dropouts)) and getattr(part, "p", 0) > 0
+        if part.training and (drops or isinstance(part, tuple(getattr(layers, kind) for kind in norms))):
+            raise ForetrainError(
+                f"the module: expected evaluation mode, came {type(part).__name__} {name!r} in training mode, "
+                "whose outputs depend on chance or on the batch; call module.eval() first"
+            )
+
+
+def _find_convention(
+    any_way: ModuleFunction,
+    parameters: Mapping[str, "Tensor"],
+    inputs: "Tensor",
+    points: "Tensor",
+    data: OperatorDataset,
+    convention: Convention | None,
+) -> ModuleFunction:
+    """The first way of calling the module that gives the data's outputs."""
+    ways: list[tuple[Convention, tuple[int, ...] | None]]
+    ways = [("inputs, points", None), ("(inputs, points)", None), ("inputs", None)]
+    if any_way.inputs_transform is None:
+        ways += [("grid", shape) for shape in _grid_shapes(data)]
+    reasons = []
+    for name, shape in ways:
+        if convention is None or name == convention:
+            function = replace(any_way, convention=name, input_shape=shape)
+            reason = _why_not(function, parameters, inputs, points, regular_grid_shape(data.query_points))
+            if reason is None:
+                return function
+            reasons.append(f"module({_described(inputs, points, function)}) {reason}")
+    raise ForetrainError(
+        f"the module: expected outputs [functions, points] = {(2, len(points))} for 2 functions, came none: "
+        f"{'; '.join(reasons) or 'no grid is known'}; wrap it in a module that takes (inputs, points), or give "
+        "inputs_transform"
+    )
+
+
+def _grid_shapes(data: OperatorDataset) -> list[tuple[int, ...]]:
+    """What one input function may be as [channels, *grid]."""
+    sensors, shapes = data.inputs.shape[1], []
+    own, queries = regular_grid_shape(data.sensor_points), regular_grid_shape(data.query_points)
+    if own is not None:
+        shapes.append((1, *own))
+    if queries is not None and sensors % math.prod(queries) == 0:
+        shapes.append((sensors // math.prod(queries), *queries))
+    # Channels are an axis of the grid that data without points are given.
+    if own is not None and len(own) > 1:
+        shapes.append(own)
+    return list(dict.fromkeys(shapes))
+
+
+def _described(inputs: "Tensor", points: "Tensor", function: ModuleFunction) -> str:
+    shape = (2, *(function.input_shape or inputs.shape[1:]))
+    pair = f"inputs {shape}, points {tuple(points.shape)}"
+    if not function.takes_points:
+        return f"inputs {shape}"
+    return pair if function.convention == "inputs, points" else f"({pair})"
+
+
+def _why_not(
+    function: ModuleFunction,
+    parameters: Mapping[str, "Tensor"],
+    inputs: "Tensor",
+    points: "Tensor",
+    grid: tuple[int, ...] | None,
+) -> str | None:
+    """Why the module cannot be called in this way, or None if it can."""
+    torch = _torch()
+    try:
+        with torch.no_grad():
+            pair, twice = (function.raw_outputs(parameters, inputs[rows], points) for rows in ([0, 1], [0, 0]))
+    # What a user's module raises on arguments it was not made for can be anything.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        return f"raised {type(error).__name__}: {lines[0][:100]}"
+    if not torch.is_tensor(pair):
+        return f"gave a {type(pair).__name__}"
+    if not pair.is_floating_point():
+        return f"gave values of type {pair.dtype}"
+    sizes = [size for size in pair.shape[1:] if size != 1]
+    expected = [size for size in grid or () if size != 1] if function.convention == "grid" and grid else None
+    fits = math.prod(sizes) == len(points) if not function.takes_points else sizes == [len(points)]
+    if len(pair) != 2 or not fits or (expected is not None and sizes[-len(expected) :] != expected):
+        return f"gave {tuple(pair.shape)}"
+    change, size = (pair[0] - twice[0]).norm(), pair[0].norm()
+    if bool(change > math.sqrt(torch.finfo(pair.dtype).eps) * size):
+        return "gave outputs of one function that depend on another's or on chance"
+    return None
+
+
+def _has_forward_mode(kernel: TorchKernel) -> bool:
+    """Whether J t can be had by forward-mode derivatives: <r, J t> must come out as <J^T r, t>."""
+    rng = np.random.default_rng(0)
+    few = replace(kernel, inputs=kernel.inputs[:2], forward_mode=True, rates=None)
+    residual = rng.normal(size=few.shape)
+    tangent = {name: rng.normal(size=tuple(value.shape)) for name, value in few.parameters.items()}
+    product = sum(float(np.sum(value * tangent[name])) for name, value in few.pull(residual).items())
+    try:
+        with warnings.catch_warnings():
+            # The first forward-mode derivative of a process makes torch use a function that it has itself deprecated.
+            warnings.filterwarnings(
+                "ignore", message=r"`torch\.jit\.script` is deprecated", category=DeprecationWarning
+            )
+            image = few.push(tangent)
+        tolerance = math.sqrt(_torch().finfo(kernel.inputs.dtype).eps) * np.linalg.norm(residual)
+        if abs(float(np.sum(residual * image)) - product) <= tolerance * np.linalg.norm(image):
+            return True
+    except RuntimeError:  # NotImplementedError, which torch raises for missing derivatives, is one
+        pass
+    try:
+        replace(few, forward_mode=False).push(tangent)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ForetrainError(
+            "the module: expected operators with forward-mode or second derivatives, came one that has neither "
+            f"({reason}); replace it by operators of torch itself"
+        ) from error
+    return False
+
+
+def _bytes_per_function(kernel: TorchKernel) -> int:
+    """What one more function adds to the values that differentiation keeps, and to their gradients."""
+    torch = _torch()
+
+    def kept(functions: int) -> int:
+        sizes: list[int] = []
+
+        def note(tensor: "Tensor") -> "Tensor":
+            sizes.append(tensor.numel() * tensor.element_size())
+            return tensor
+
+        weights = {name: value.detach().requires_grad_() for name, value in kernel.parameters.items()}
+        rows = kernel.inputs[[0] * functions]
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+        with torch.inference_mode(False), torch.enable_grad(), hooks:
+            kernel.function(weights, rows, kernel.points)
+        return sum(sizes)
+
+    # Measured: what is computed but not kept, and the gradients, are once more as much, or up to three times.
+    return max(1, 4 * (kept(3) - kept(2)))
