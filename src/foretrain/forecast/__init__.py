@@ -1,5 +1,8 @@
 """Loss and test error before the first step, with bounds; the plan and the routes to a target."""
 
+from foretrain.forecast._adam import AdamForecast, forecast_adam
+from foretrain.forecast._adam_relay import TestFunctions
+from foretrain.forecast._adam_stage import AdamSettings, Moments, adam_state
 from foretrain.forecast._chebyshev import Chebyshev
 from foretrain.forecast._cost import Cost, measure_cost
 from foretrain.forecast._curves import Forecast
@@ -7,10 +10,12 @@ from foretrain.forecast._decisions import Decision
 from foretrain.forecast._descent_step import descend, training_arrays, training_step
 from foretrain.forecast._forecast import forecast
 from foretrain.forecast._kernels import drawn_kernels, normalised_outputs, outputs_on, trained_outputs
-from foretrain.forecast._methods import GradientDescent, GradientFlow, HeavyBall, Method, Nesterov, ScheduledDescent
+from foretrain.forecast._methods import GradientDescent, GradientFlow, Method, ScheduledDescent
 from foretrain.forecast._mode_shapes import ResidualShapes, Shape
 from foretrain.forecast._modes import ModeGroup, ModeReport, explain_modes, remaining_residual
+from foretrain.forecast._momentum import HeavyBall, Nesterov
 from foretrain.forecast._motion import Motion, advance, motion_of
+from foretrain.forecast._outlook import Bulletin, Outlook
 from foretrain.forecast._plan import Plan, load_plan_settings, plan, toml_value
 from foretrain.forecast._routes import Route
 from foretrain.forecast._spectral import SpectralCurves, spectral_curves
@@ -18,6 +23,9 @@ from foretrain.forecast._stochastic import StochasticCurves, StochasticDescent, 
 from foretrain.forecast._width import WidthDeviation, log_spaced_steps, measure_width_deviation
 
 __all__ = [
+    "AdamForecast",
+    "AdamSettings",
+    "Bulletin",
     "Chebyshev",
     "Cost",
     "Decision",
@@ -28,8 +36,10 @@ __all__ = [
     "Method",
     "ModeGroup",
     "ModeReport",
+    "Moments",
     "Motion",
     "Nesterov",
+    "Outlook",
     "Plan",
     "ResidualShapes",
     "Route",
@@ -38,12 +48,15 @@ __all__ = [
     "SpectralCurves",
     "StochasticCurves",
     "StochasticDescent",
+    "TestFunctions",
     "WidthDeviation",
+    "adam_state",
     "advance",
     "descend",
     "drawn_kernels",
     "explain_modes",
     "forecast",
+    "forecast_adam",
     "load_plan_settings",
     "log_spaced_steps",
     "measure_cost",

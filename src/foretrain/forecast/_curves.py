@@ -10,7 +10,7 @@ from foretrain._foundation import require_extra
 from foretrain.forecast._cost import Cost
 from foretrain.forecast._methods import Method
 from foretrain.forecast._spectral import SpectralCurves
-from foretrain.forecast._width import Basis, WidthDeviation
+from foretrain.forecast._width import Basis
 
 Array = np.ndarray
 LAST_STEP = 10**12
@@ -37,7 +37,8 @@ class Forecast:
         best_stopping_step: the step of least forecast test error (of least loss without test functions).
         cost: seconds and bytes.
         curves, test_curves, method: evaluate any step beyond.
-        deviation, width: what the band rests on, and the width it was taken at.
+        loss_correction, test_correction: what was added to the logarithms of the curves: the pilots' mean deviation and
+            the noise of minibatches; taken as the last beyond the curves.
     """
 
     loss: Float[Array, " steps+1"]
@@ -55,8 +56,8 @@ class Forecast:
     cost: Cost
     method: Method
     curves: SpectralCurves = field(repr=False)
-    deviation: WidthDeviation = field(repr=False)
-    width: int
+    loss_correction: Float[Array, " steps+1"] = field(repr=False)
+    test_correction: Float[Array, " steps+1"] = field(repr=False)
     test_curves: SpectralCurves | None = field(repr=False, default=None)
 
     @property
@@ -99,11 +100,10 @@ class Forecast:
         return float(self._errors(np.array([float(step)]))[0])
 
     def _errors(self, steps: Array) -> Array:
+        within = np.minimum(steps, self.steps).astype(int)
         if self.test_curves is not None:
-            correction = self.deviation.test_error_correction(steps, self.width, self.basis)
-            return self.test_curves.test_error(self.method, steps) * np.exp(correction)
-        correction = self.deviation.loss_correction(steps, self.width, self.basis)
-        return np.sqrt(self.curves.loss(self.method, steps)[0] * np.exp(correction))
+            return self.test_curves.test_error(self.method, steps) * np.exp(self.test_correction[within])
+        return np.sqrt(self.curves.loss(self.method, steps)[0] * np.exp(self.loss_correction[within]))
 
     def as_dict(self, marks: Float[Array, " marks"]) -> dict[str, Any]:
         """The curves at some steps, and the figures, as plain values for a file."""

@@ -1,5 +1,6 @@
 """The forecast of a training run, from data, model and method."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from foretrain.forecast._curves import Forecast
 from foretrain.forecast._kernels import drawn_kernels, limit_kernels, normalised_outputs
 from foretrain.forecast._methods import GradientDescent, GradientFlow, Method
 from foretrain.forecast._spectral import SpectralCurves, spectral_curves
+from foretrain.forecast._stochastic import StochasticCurves, StochasticDescent, stochastic_curves
 from foretrain.forecast._width import Basis, WidthDeviation, log_spaced_steps, measure_width_deviation
 from foretrain.models import ShallowOperator, draw_network
 
@@ -19,6 +21,9 @@ SINGLE_PRECISION = 1e-3
 """Half-width that every band has: the network computes in single precision, the forecast in double."""
 ROUNDING_FLOOR = 1e-12
 """Mean squared residual that rounding outputs of size one to single precision leaves."""
+TINY = 1e-300
+OF_DRAWN_WEIGHTS: dict[str, int] = {"draws": 2, "marks": 2, "groups": 3, "krylov": 10}
+"""Settings of the noise of minibatches where every application of the kernel is dear: about 120 of them."""
 
 
 def forecast(
@@ -73,8 +78,10 @@ def forecast(
         )
     network = draw_network(model, train, key)
     gram: Any = None
+    limit_test = None
     if shallow:
-        gram, test_apply = limit_kernels(model, train, test, method.rates)
+        gram, limit_test = limit_kernels(model, train, test, method.rates)
+        test_apply = limit_test
     if basis == "drawn weights":
         kernel, test_apply = drawn_kernels(network, train, test, method.rates)
         apply, start = kernel.apply, kernel.outputs().astype(np.float64)
@@ -82,11 +89,26 @@ def forecast(
     else:
         apply, start = gram.apply, normalised_outputs(network, train)
         eigenvalue_max = gram.eigenvalue_max(1e-4)
-    stepping: Method = method.with_step_size(eigenvalue_max)
-    deviation = deviation or measure_width_deviation(train, model, steps, key, method=method, progress=progress)
+    residual = start - network.scale.normalise(train.outputs)
+    noise, stepping = (
+        None,
+        method.with_step_size(eigenvalue_max) if not isinstance(method, StochasticDescent) else method,
+    )
+    if isinstance(method, StochasticDescent):
+        # The noise of batches is a correction, for which the kernel of infinite width is near enough.
+        sides = (apply, None) if gram is None else (gram.apply, limit_test)
+        settings = OF_DRAWN_WEIGHTS if gram is None else {}
+        noise = stochastic_curves(
+            sides[0], residual, method, steps, key=key, test=sides[1], progress=progress, **settings
+        )
+        stepping = noise.method
+    relative = (stepping.step_size or 0.0) * eigenvalue_max
+    deviation = deviation or measure_width_deviation(
+        train, model, steps, key, method=method, relative_step=relative, progress=progress
+    )
     curves = spectral_curves(
         apply,
-        start - network.scale.normalise(train.outputs),
+        residual,
         stepping,
         steps,
         tolerance=tolerance,
@@ -100,49 +122,74 @@ def forecast(
     proven = gram is not None and isinstance(stepping, GradientDescent | GradientFlow)
     rate = None if not proven else (stepping.step_size or 0.0) * sum(gram.term_eigenvalues_min()) / 2
     cost = cost or measure_cost(model, train)
-    return _assemble(
-        curves,
-        stepping,
-        steps,
-        model.width if shallow else deviation.width,
-        deviation,
-        cost,
-        rate,
-        eigenvalue_max,
-        basis,
-    )
+    band = _Band(deviation, model.width if shallow else deviation.width, basis, noise)
+    return _assemble(curves, stepping, steps, band, cost, rate, eigenvalue_max)
+
+
+@dataclass(frozen=True)
+class _Band:
+    """What curves of the linear regime are corrected by, and how far they may be off, in logarithms."""
+
+    deviation: WidthDeviation
+    width: int
+    basis: Basis
+    noise: StochasticCurves | None
+
+    def loss(self, steps: Array, lower: Array, upper: Array) -> tuple[Array, Array, Array]:
+        """Correction, and what the band adds below and above, of the loss between two bounds."""
+        correction = self.deviation.loss_correction(steps, self.width, self.basis)
+        half = SINGLE_PRECISION + self.deviation.loss_band(steps, self.width, self.basis)
+        if self.noise is None:
+            return correction, half, half
+        mean, low, high = self.noise.loss(steps)
+        with np.errstate(divide="ignore"):
+            below, above = np.log(mean / np.maximum(low, TINY)), np.log(np.maximum(high, TINY) / mean)
+        return (
+            correction + np.log(mean) - np.log(np.sqrt(lower) * np.sqrt(upper)),
+            np.hypot(half, below),
+            np.hypot(half, above),
+        )
+
+    def test_error(self, steps: Array, errors: Array, sizes: Array | None) -> tuple[Array, Array]:
+        """Correction and half-width of the band; `sizes` of the test functions, to compare the noise with."""
+        correction = self.deviation.test_error_correction(steps, self.width, self.basis)
+        half = SINGLE_PRECISION + self.deviation.test_error_band(steps, self.width, self.basis)
+        if self.noise is not None and sizes is not None and self.noise.test_grid_noise is not None:
+            added = np.mean(np.sqrt(self.noise.test_noise(steps)) / sizes, axis=1)
+            correction = correction + np.log(np.hypot(errors, added) / errors)
+        return correction, half
 
 
 def _assemble(
     curves: SpectralCurves,
     method: Method,
     steps: int,
-    width: int,
-    deviation: WidthDeviation,
+    band: _Band,
     cost: Cost,
     rate: float | None,
     eigenvalue_max: float,
-    basis: Basis,
 ) -> Forecast:
     every = np.arange(steps + 1)
     lower, upper = curves.loss(method, every)
-    correction = np.exp(deviation.loss_correction(every, width, basis))
+    correction, below, above = band.loss(every, lower, upper)
     # Where the bounds part, the truth is between them; their geometric mean is the even-handed guess.
-    loss = np.sqrt(lower) * np.sqrt(upper) * correction
-    stretch = np.exp(SINGLE_PRECISION + deviation.loss_band(every, width, basis))
+    loss = np.sqrt(lower) * np.sqrt(upper) * np.exp(correction)
     test_error = test_lower = test_upper = None
+    test_correction = np.zeros(steps + 1)
     best = int(np.argmin(loss))
-    if curves.has_test:
+    if curves.test is not None:
         marks = log_spaced_steps(steps, per_decade=60)
-        test_error = np.exp(np.interp(np.log1p(every), np.log1p(marks), np.log(curves.test_error(method, marks))))
-        test_error *= np.exp(deviation.test_error_correction(every, width, basis))
-        test_stretch = np.exp(SINGLE_PRECISION + deviation.test_error_band(every, width, basis))
-        test_lower, test_upper = test_error / test_stretch, test_error * test_stretch
+        errors = curves.test_error(method, marks)
+        sizes = np.linalg.norm(curves.test.truth + curves.test.offset, axis=1)
+        shift, half = band.test_error(marks, errors, sizes)
+        test_correction, half = (np.interp(np.log1p(every), np.log1p(marks), part) for part in (shift, half))
+        test_error = np.exp(np.interp(np.log1p(every), np.log1p(marks), np.log(errors)) + test_correction)
+        test_lower, test_upper = test_error * np.exp(-half), test_error * np.exp(half)
         best = int(np.argmin(test_error))
     return Forecast(
         loss=loss,
-        lower=np.maximum(lower * correction / stretch - ROUNDING_FLOOR, 0),
-        upper=upper * correction * stretch + ROUNDING_FLOOR,
+        lower=np.maximum(lower * np.exp(correction - below) - ROUNDING_FLOOR, 0),
+        upper=upper * np.exp(correction + above) + ROUNDING_FLOOR,
         test_error=test_error,
         test_error_lower=test_lower,
         test_error_upper=test_upper,
@@ -150,13 +197,13 @@ def _assemble(
         worst_case_rate=rate,
         step_size=float(method.step_size or 0.0),
         eigenvalue_max=eigenvalue_max,
-        basis=basis,
+        basis=band.basis,
         best_stopping_step=best,
         cost=cost,
         method=method,
         curves=curves,
-        deviation=deviation,
-        width=width,
+        loss_correction=correction,
+        test_correction=test_correction,
         test_curves=curves if curves.has_test else None,
     )
 

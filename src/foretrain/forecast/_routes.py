@@ -8,7 +8,7 @@ import numpy as np
 from foretrain.data import OperatorDataset
 from foretrain.forecast._cost import Cost
 from foretrain.forecast._curves import Forecast, horizon_of
-from foretrain.forecast._methods import HeavyBall
+from foretrain.forecast._momentum import HeavyBall
 from foretrain.tangent import FormReport
 
 MOMENTUM = 0.99

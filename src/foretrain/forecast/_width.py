@@ -22,6 +22,8 @@ Basis = Literal["infinite width", "drawn weights"]
 BASES: tuple[Basis, Basis] = ("infinite width", "drawn weights")
 STUDENT_QUANTILE = {4: 2.353, 6: 2.015, 8: 1.895, 12: 1.796, 16: 1.753}
 """Two-sided 90 % points of Student's t with pilots - 1 degrees of freedom."""
+STABLE_SHARE = 0.95
+"""Of the limit of stability: pilots nearer to it would tell more of blowing up than of a forecast's error."""
 PILOTS_APART = 16
 """Keys that one seed's pilots may use."""
 
@@ -95,6 +97,7 @@ def measure_width_deviation(
     key: int = 0,
     *,
     method: Method | None = None,
+    relative_step: float | None = None,
     pilot_width: int = 128,
     pilots: int | None = None,
     functions: int | None = None,
@@ -109,8 +112,10 @@ def measure_width_deviation(
             of any other model they are the network itself, with the weights that `key` draws or that it has.
         steps: how long to train (at most 1,000; later deviations are taken as the last).
         key: seed of subsets and draws.
-        method: as the pilots take it, with the step size that suits each; gradient descent by default. A step size it
-            comes with is not used.
+        method: what the pilots are trained by, gradient descent by default. In place of minibatches they take all
+            their functions: the noise of batches is forecast by itself.
+        relative_step: step size times largest eigenvalue, the same for every pilot as for the run; by default, and
+            where the run would be unstable, what the method takes by itself.
         pilot_width: of the pilots of a shallow operator.
         pilots: how many, one of 4, 6, 8, 12, 16; by default 8 of a shallow operator, 4 of others.
         functions: by default 128 for pilots of a shallow operator; for others a 25th of the data, 16 to 64.
@@ -138,12 +143,34 @@ def measure_width_deviation(
             draw_network(model, train, key * PILOTS_APART + number if shallow else key),
             train.take(np.sort(order[:half])),
             train.take(np.sort(order[half : 2 * half])),
-            (method or GradientDescent()),
+            _at_step(_full_batch(method or GradientDescent()), relative_step),
         )
         for basis, deviations in pilot.deviations(model, tuple(found), marks, number).items():
             found[basis].append(deviations)
         progress("training pilots", number + 1, pilots)
     return _summary(found, marks, pilot_width if shallow else 1, pilots, shallow)
+
+
+def _full_batch(method: Any) -> Any:
+    """The method without what only the whole run has: minibatches and a step size of its own."""
+    if hasattr(method, "batch_size"):
+        return GradientDescent(rates=method.rates)
+    return replace(method, step_size=None) if "step_size" in vars(method) else method
+
+
+def _at_step(method: Any, relative_step: float | None) -> Any:
+    """The method with a step size for a largest eigenvalue of one, if such a step is given and stable."""
+    if relative_step is None or "step_size" not in vars(method):
+        return method
+    limit = getattr(method, "stable_below", np.inf)
+    return replace(method, step_size=relative_step) if relative_step < STABLE_SHARE * limit else method
+
+
+def _scaled_to(method: Any, eigenvalue_max: float) -> Any:
+    """The method for a largest eigenvalue, from that for an eigenvalue of one."""
+    if method.step_size is not None and "step_size" in vars(method):
+        return replace(method, step_size=method.step_size / eigenvalue_max)
+    return method.with_step_size(eigenvalue_max)
 
 
 def _summary(
@@ -192,7 +219,7 @@ class _Pilot:
     ) -> dict[Basis, tuple[Array, Array]]:
         """log(measured / forecast) of loss and test error at the marks, for each kernel the forecast may rest on."""
         kernel, testing = drawn_kernels(self.network, self.learn, self.check, self.method.rates)
-        stepping = replace(self.method, step_size=None).with_step_size(kernel.eigenvalue_max(1e-3))  # type: ignore[type-var]
+        stepping = _scaled_to(self.method, kernel.eigenvalue_max(1e-3))
         real = self._train(stepping, marks, key)
         deviations: dict[Basis, tuple[Array, Array]] = {}
         for basis in bases:

@@ -28,7 +28,7 @@ def antiderivative(
         )
     grid = np.linspace(0.0, 1.0, resolution)
     frequencies = np.arange(1, modes + 1)
-    coefficients = np.random.default_rng(key).standard_normal((samples, modes)) * frequencies**-decay
+    coefficients = np.random.default_rng(key).standard_normal((samples, modes)) * frequencies ** -float(decay)
     inputs = coefficients @ np.cos(np.pi * np.outer(frequencies, grid))
     outputs = (coefficients / (np.pi * frequencies)) @ np.sin(np.pi * np.outer(frequencies, grid))
     return OperatorDataset(

@@ -35,7 +35,8 @@ from foretrain.tangent._selection import Candidate, Step
 from foretrain.tangent._symmetric_grid import SymmetricGridKernel
 from foretrain.tangent._symmetric_kernel import SymmetricBranchTrunkKernel
 from foretrain.tangent._symmetry import Symmetry, SymmetryGroup, grid_symmetries
-from foretrain.tangent._torch import ModuleFunction, TorchKernel, torch_kernel
+from foretrain.tangent._torch import TorchKernel, torch_kernel
+from foretrain.tangent._torch_module import ModuleFunction
 
 __all__ = [
     "KNOWN_ACTIVATIONS",

@@ -1,100 +1,32 @@
 """The tangent kernel of a torch module, applied without ever being formed. Torch itself is imported at first use."""
 
-import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from foretrain._foundation import ForetrainError, require_extra
-from foretrain.data import OperatorDataset, OutputScale, regular_grid_shape
+from foretrain._foundation import ForetrainError
+from foretrain.data import OperatorDataset, OutputScale
 from foretrain.tangent._krylov import EigenPair, largest_eigenvalue
+from foretrain.tangent._torch_module import (
+    Convention,
+    ModuleFunction,
+    find_convention,
+    require_evaluation_mode,
+    require_torch,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Array = np.ndarray
-Convention = Literal["inputs, points", "(inputs, points)", "inputs", "grid"]
 CHUNK_BYTES = 512 * 2**20
-
-
-def _torch() -> ModuleType:
-    return require_extra("torch", "torch")
-
-
-@dataclass(frozen=True)
-class ModuleFunction:
-    """A torch module as a function of its trained weights: (weights, inputs, points) -> outputs in normalised units.
-
-    Attributes:
-        module: called with the weights it is given, in evaluation mode; its own weights are never read or moved.
-        constants: its buffers and the parameters that are not trained, as they were.
-        complex_names: parameters given as real arrays with a last axis (real part, imaginary part).
-        scale: what outputs are divided by.
-        convention: how the module is called, see `torch_kernel`.
-        input_shape: [channels, *grid] of one input function, for the convention "grid".
-        inputs_transform: maps inputs [functions, sensors], a tensor, to what the module takes.
-    """
-
-    module: "nn.Module"
-    constants: Mapping[str, "Tensor"]
-    complex_names: frozenset[str]
-    scale: float
-    convention: Convention
-    input_shape: tuple[int, ...] | None = None
-    inputs_transform: Callable[["Tensor"], "Tensor"] | None = None
-
-    def __call__(self, weights: Mapping[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> "Tensor":
-        return self.raw_outputs(weights, inputs, points).reshape(len(inputs), -1) / self.scale
-
-    def raw_outputs(self, weights: Mapping[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> Any:
-        """What the module returns."""
-        torch = _torch()
-        values = {
-            name: torch.view_as_complex(value) if name in self.complex_names else value
-            for name, value in weights.items()
-        }
-        arguments = self.arguments(inputs, points)
-        with _evaluation_mode(self.module):
-            return torch.func.functional_call(self.module, {**self.constants, **values}, arguments)
-
-    def arguments(self, inputs: "Tensor", points: "Tensor") -> tuple[Any, ...]:
-        """What the module is called with."""
-        if self.inputs_transform is not None:
-            inputs = self.inputs_transform(inputs)
-        if self.input_shape is not None:
-            inputs = inputs.reshape(len(inputs), *self.input_shape)
-        if self.convention == "inputs, points":
-            return inputs, points
-        return ((inputs, points),) if self.convention == "(inputs, points)" else (inputs,)
-
-    @property
-    def takes_points(self) -> bool:
-        """Whether the module answers at any points, not only on its own."""
-        return "points" in self.convention
-
-
-@contextlib.contextmanager
-def _evaluation_mode(module: "nn.Module") -> Iterator[None]:
-    """Evaluates as `module.eval()` would, and leaves the caller's modes as they were."""
-    attention = require_extra("torch.nn.attention", "torch")
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        for part, _ in modes:
-            part.training = False
-        # Fused attention has neither forward-mode nor second derivatives.
-        with attention.sdpa_kernel(attention.SDPBackend.MATH):
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 @dataclass(frozen=True)
@@ -187,7 +119,7 @@ class TorchKernel:
 
     def outputs(self) -> Float[Array, "functions points"]:
         """The module's own outputs, in the units of the data's normalisation."""
-        torch = _torch()
+        torch = require_torch()
         with torch.inference_mode(False), torch.no_grad():
             values = [self.function(self.parameters, part, self.points) for part in self.inputs.split(self.chunk)]
             return self._array(torch.cat(values))
@@ -201,7 +133,7 @@ class TorchKernel:
         return largest_eigenvalue(self.apply, self.shape, jax.random.key(0), tolerance=tolerance)
 
     def _pull(self, residual: ArrayLike) -> dict[str, "Tensor"]:
-        torch = _torch()
+        torch = require_torch()
         right = self._tensor(residual)
         with torch.inference_mode(False), torch.enable_grad():
             weights = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
@@ -224,7 +156,7 @@ class TorchKernel:
         return {name: self._rate_tensors[name] * value for name, value in gradient.items()}
 
     def _push(self, tangent: dict[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> "Tensor":
-        torch = _torch()
+        torch = require_torch()
         one = self._push_forward if self.forward_mode else self._push_twice_reversed
         with torch.inference_mode(False), torch.enable_grad():
             return torch.cat([one(tangent, part, points) for part in inputs.split(self.chunk)])
@@ -233,11 +165,11 @@ class TorchKernel:
         def outputs(weights: dict[str, "Tensor"]) -> "Tensor":
             return self.function(weights, inputs, points)
 
-        return _torch().func.jvp(outputs, (dict(self.parameters),), (tangent,))[1].detach()
+        return require_torch().func.jvp(outputs, (dict(self.parameters),), (tangent,))[1].detach()
 
     def _push_twice_reversed(self, tangent: dict[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> "Tensor":
         """J t as the derivative in r of <J^T r, t>, which is linear in r."""
-        torch = _torch()
+        torch = require_torch()
         weights = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
         outputs = self.function(weights, inputs, points)
         right = torch.zeros_like(outputs, requires_grad=True)
@@ -260,7 +192,7 @@ class TorchKernel:
 
     def _are_own(self, points: "Tensor") -> bool:
         same_shape = points.shape == self.points.shape
-        return same_shape and bool(_torch().allclose(points, self.points, rtol=1e-5, atol=1e-6))
+        return same_shape and bool(require_torch().allclose(points, self.points, rtol=1e-5, atol=1e-6))
 
     def _rate(self, name: str) -> Array | float:
         """The relative step sizes of one parameter, such that they multiply its real coordinates."""
@@ -281,10 +213,10 @@ class TorchKernel:
         return {name: self._tensor(self._rate(name)) for name in self.parameters}
 
     def _tensor(self, values: ArrayLike) -> "Tensor":
-        return _torch().tensor(_as_numpy(values), dtype=self.inputs.dtype, device=self.inputs.device)
+        return require_torch().tensor(_as_numpy(values), dtype=self.inputs.dtype, device=self.inputs.device)
 
     def _array(self, tensor: "Tensor") -> Array:
-        return tensor.to("cpu", _torch().float64).numpy()
+        return tensor.to("cpu", require_torch().float64).numpy()
 
 
 def _is_below(name: str, prefix: str) -> bool:
@@ -296,7 +228,7 @@ def _as_numpy(values: Any) -> Array:
 
 
 def _numbers(tensors: Mapping[str, "Tensor"]) -> dict[str, Array]:
-    return {name: np.array(_as_numpy(value.to(_torch().float64))) for name, value in tensors.items()}
+    return {name: np.array(_as_numpy(value.to(require_torch().float64))) for name, value in tensors.items()}
 
 
 def torch_kernel(
@@ -334,10 +266,10 @@ def torch_kernel(
             function that depend on another's or on chance, or operators without the derivatives that are needed.
         MissingExtraError: torch is not installed.
     """
-    torch = _torch()
+    torch = require_torch()
     if not isinstance(module, torch.nn.Module):
         raise ForetrainError(f"the module: expected a torch.nn.Module, came a {type(module).__name__}; build it first")
-    _require_evaluation_mode(module)
+    require_evaluation_mode(module)
     trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
     if not trained:
         raise ForetrainError("the module: expected parameters that require gradients, came none; nothing is trained")
@@ -353,107 +285,13 @@ def torch_kernel(
     )
     scale = OutputScale.of(data.outputs).scale
     any_way = ModuleFunction(module, constants, complex_names, scale, "inputs", None, inputs_transform)
-    function = _find_convention(any_way, parameters, inputs, points, data, convention)
+    function = find_convention(any_way, parameters, inputs, points, data, convention)
     kernel = TorchKernel(function, parameters, inputs, points, 2, True, rates)
     kernel = replace(kernel, forward_mode=_has_forward_mode(kernel))
     if chunk is None:
         # Second derivatives keep the graph of the first as well.
         chunk = memory_bytes // (_bytes_per_function(kernel) * (1 if kernel.forward_mode else 2))
     return replace(kernel, chunk=int(np.clip(chunk, 1, len(inputs))))
-
-
-def _require_evaluation_mode(module: "nn.Module") -> None:
-    layers = _torch().nn
-    dropouts = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout")
-    norms = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
-    for name, part in module.named_modules():
-        drops = isinstance(part, tuple(getattr(layers, kind) for kind in dropouts)) and getattr(part, "p", 0) > 0
-        if part.training and (drops or isinstance(part, tuple(getattr(layers, kind) for kind in norms))):
-            raise ForetrainError(
-                f"the module: expected evaluation mode, came {type(part).__name__} {name!r} in training mode, "
-                "whose outputs depend on chance or on the batch; call module.eval() first"
-            )
-
-
-def _find_convention(
-    any_way: ModuleFunction,
-    parameters: Mapping[str, "Tensor"],
-    inputs: "Tensor",
-    points: "Tensor",
-    data: OperatorDataset,
-    convention: Convention | None,
-) -> ModuleFunction:
-    """The first way of calling the module that gives the data's outputs."""
-    ways: list[tuple[Convention, tuple[int, ...] | None]]
-    ways = [("inputs, points", None), ("(inputs, points)", None), ("inputs", None)]
-    if any_way.inputs_transform is None:
-        ways += [("grid", shape) for shape in _grid_shapes(data)]
-    reasons = []
-    for name, shape in ways:
-        if convention is None or name == convention:
-            function = replace(any_way, convention=name, input_shape=shape)
-            reason = _why_not(function, parameters, inputs, points, regular_grid_shape(data.query_points))
-            if reason is None:
-                return function
-            reasons.append(f"module({_described(inputs, points, function)}) {reason}")
-    raise ForetrainError(
-        f"the module: expected outputs [functions, points] = {(2, len(points))} for 2 functions, came none: "
-        f"{'; '.join(reasons) or 'no grid is known'}; wrap it in a module that takes (inputs, points), or give "
-        "inputs_transform"
-    )
-
-
-def _grid_shapes(data: OperatorDataset) -> list[tuple[int, ...]]:
-    """What one input function may be as [channels, *grid]."""
-    sensors, shapes = data.inputs.shape[1], []
-    own, queries = regular_grid_shape(data.sensor_points), regular_grid_shape(data.query_points)
-    if own is not None:
-        shapes.append((1, *own))
-    if queries is not None and sensors % math.prod(queries) == 0:
-        shapes.append((sensors // math.prod(queries), *queries))
-    # Channels are an axis of the grid that data without points are given.
-    if own is not None and len(own) > 1:
-        shapes.append(own)
-    return list(dict.fromkeys(shapes))
-
-
-def _described(inputs: "Tensor", points: "Tensor", function: ModuleFunction) -> str:
-    shape = (2, *(function.input_shape or inputs.shape[1:]))
-    pair = f"inputs {shape}, points {tuple(points.shape)}"
-    if not function.takes_points:
-        return f"inputs {shape}"
-    return pair if function.convention == "inputs, points" else f"({pair})"
-
-
-def _why_not(
-    function: ModuleFunction,
-    parameters: Mapping[str, "Tensor"],
-    inputs: "Tensor",
-    points: "Tensor",
-    grid: tuple[int, ...] | None,
-) -> str | None:
-    """Why the module cannot be called in this way, or None if it can."""
-    torch = _torch()
-    try:
-        with torch.no_grad():
-            pair, twice = (function.raw_outputs(parameters, inputs[rows], points) for rows in ([0, 1], [0, 0]))
-    # What a user's module raises on arguments it was not made for can be anything.
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        return f"raised {type(error).__name__}: {lines[0][:100]}"
-    if not torch.is_tensor(pair):
-        return f"gave a {type(pair).__name__}"
-    if not pair.is_floating_point():
-        return f"gave values of type {pair.dtype}"
-    sizes = [size for size in pair.shape[1:] if size != 1]
-    expected = [size for size in grid or () if size != 1] if function.convention == "grid" and grid else None
-    fits = math.prod(sizes) == len(points) if not function.takes_points else sizes == [len(points)]
-    if len(pair) != 2 or not fits or (expected is not None and sizes[-len(expected) :] != expected):
-        return f"gave {tuple(pair.shape)}"
-    change, size = (pair[0] - twice[0]).norm(), pair[0].norm()
-    if bool(change > math.sqrt(torch.finfo(pair.dtype).eps) * size):
-        return "gave outputs of one function that depend on another's or on chance"
-    return None
 
 
 def _has_forward_mode(kernel: TorchKernel) -> bool:
@@ -470,7 +308,7 @@ def _has_forward_mode(kernel: TorchKernel) -> bool:
                 "ignore", message=r"`torch\.jit\.script` is deprecated", category=DeprecationWarning
             )
             image = few.push(tangent)
-        tolerance = math.sqrt(_torch().finfo(kernel.inputs.dtype).eps) * np.linalg.norm(residual)
+        tolerance = math.sqrt(require_torch().finfo(kernel.inputs.dtype).eps) * np.linalg.norm(residual)
         if abs(float(np.sum(residual * image)) - product) <= tolerance * np.linalg.norm(image):
             return True
     except RuntimeError:  # NotImplementedError, which torch raises for missing derivatives, is one
@@ -488,7 +326,7 @@ def _has_forward_mode(kernel: TorchKernel) -> bool:
 
 def _bytes_per_function(kernel: TorchKernel) -> int:
     """What one more function adds to the values that differentiation keeps, and to their gradients."""
-    torch = _torch()
+    torch = require_torch()
 
     def kept(functions: int) -> int:
         sizes: list[int] = []
