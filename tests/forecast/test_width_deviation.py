@@ -25,7 +25,10 @@ def test_deviations_fall_with_the_width_about_as_one_over_its_root(deviation, de
     exponents = []
     for basis in BASES:
         for kind in ("loss", "test_error"):
-            narrow, wide = (overall(getattr(each, kind)[basis]) for each in (deviation, deviation_of_wide_pilots))
+            narrow, wide = (
+                overall(np.hypot(getattr(each, kind)[basis], getattr(each, f"{kind}_shift")[basis]))
+                for each in (deviation, deviation_of_wide_pilots)
+            )
             exponents.append(np.log(narrow / wide) / np.log(1024 / 64))
     # Four pilots tell a deviation to a factor of about 1.5.
     assert min(exponents) > 0.25
@@ -34,7 +37,8 @@ def test_deviations_fall_with_the_width_about_as_one_over_its_root(deviation, de
 
 def test_drawn_weights_are_free_of_the_noise_of_the_draw(deviation, deviation_of_wide_pilots):
     for each in (deviation, deviation_of_wide_pilots):
-        assert overall(each.loss["drawn weights"]) < 0.8 * overall(each.loss["infinite width"])
+        drawn, limit = (np.hypot(each.loss[basis], each.loss_shift[basis]) for basis in BASES[::-1])
+        assert overall(drawn) < 0.8 * overall(limit)
         # Both forecasts start from the same drawn outputs.
         assert each.loss["infinite width"][0] < 1e-5
 
@@ -62,13 +66,20 @@ def test_bands_widen_with_the_steps_and_narrow_with_the_width(deviation):
     for basis in BASES:
         for band in (deviation.loss_band, deviation.test_error_band):
             assert np.all(np.diff(band(steps, 64, basis)) >= 0)
-            np.testing.assert_allclose(band(steps, 4 * 64, basis), band(steps, 64, basis) / 2)
+            np.testing.assert_allclose(band(steps, 1024, basis), band(steps, 256, basis) / 2)
+    # At a width that no pilot had, nothing is corrected, and the mean deviation counts as spread.
     quantile = scipy.stats.t.ppf(0.95, 3)
-    widest = quantile * np.max(deviation.loss["drawn weights"])
-    at_last, beyond = deviation.loss_band(steps, 64, "drawn weights")[-2:]
-    assert at_last == pytest.approx(widest, rel=1e-3)
+    both = np.hypot(deviation.loss["drawn weights"], deviation.loss_shift["drawn weights"] / 1.645)
+    at_last, beyond = deviation.loss_band(steps, 256, "drawn weights")[-2:]
+    assert at_last == pytest.approx(quantile * np.max(both) / 2, rel=1e-3)
+    assert not deviation.loss_correction(steps, 256, "drawn weights").any()
     # Where no pilot went, the band grows with the logarithm of the steps.
     assert beyond / at_last == pytest.approx(np.log(10_001) / np.log(101), rel=1e-6)
+
+
+def test_at_the_pilots_own_width_a_forecast_is_corrected_by_their_mean(deviation):
+    correction = deviation.loss_correction(deviation.steps, 64, "drawn weights")
+    np.testing.assert_allclose(correction, deviation.loss_shift["drawn weights"], rtol=1e-12)
 
 
 def test_quantiles_are_those_of_students_distribution():

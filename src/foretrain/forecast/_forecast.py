@@ -9,7 +9,7 @@ from foretrain._foundation import ForetrainError, Progress, ignore_progress
 from foretrain.data import OperatorDataset
 from foretrain.forecast._cost import Cost, measure_cost
 from foretrain.forecast._curves import Forecast
-from foretrain.forecast._kernels import drawn_kernels, limit_kernels, normalised_outputs
+from foretrain.forecast._kernels import drawn_kernels, has_limit, limit_kernels, normalised_outputs
 from foretrain.forecast._methods import GradientDescent, GradientFlow, Method
 from foretrain.forecast._spectral import SpectralCurves, spectral_curves
 from foretrain.forecast._stochastic import StochasticCurves, StochasticDescent, stochastic_curves
@@ -17,6 +17,8 @@ from foretrain.forecast._width import Basis, WidthDeviation, log_spaced_steps, m
 from foretrain.models import ShallowOperator, draw_network
 
 Array = np.ndarray
+FLOW = 5e-3
+"""What the solver of gradient flow may be off, beside it."""
 SINGLE_PRECISION = 1e-3
 """Half-width that every band has: the network computes in single precision, the forecast in double."""
 ROUNDING_FLOOR = 1e-12
@@ -69,17 +71,17 @@ def forecast(
     if steps < 1:
         raise ForetrainError(f"expected at least one step to forecast, came {steps}")
     method = method or GradientDescent()
-    shallow = isinstance(model, ShallowOperator)
-    basis = basis or ("infinite width" if shallow else "drawn weights")
-    if basis == "infinite width" and not shallow:
+    limited = has_limit(model)
+    basis = basis or ("infinite width" if limited else "drawn weights")
+    if basis == "infinite width" and not limited:
         raise ForetrainError(
-            f"a forecast at infinite width: expected a ShallowOperator, came {type(model).__name__}; use "
+            f"a forecast at infinite width: expected a shallow operator, came {type(model).__name__}; use "
             'basis="drawn weights"'
         )
     network = draw_network(model, train, key)
     gram: Any = None
     limit_test = None
-    if shallow:
+    if limited:
         gram, limit_test = limit_kernels(model, train, test, method.rates)
         test_apply = limit_test
     if basis == "drawn weights":
@@ -119,10 +121,11 @@ def forecast(
         offset=network.scale.offset / network.scale.scale,
         progress=_renamed(progress, f"forecasting ({basis})"),
     )
-    proven = gram is not None and isinstance(stepping, GradientDescent | GradientFlow)
+    proven = isinstance(model, ShallowOperator) and isinstance(stepping, GradientDescent | GradientFlow)
     rate = None if not proven else (stepping.step_size or 0.0) * sum(gram.term_eigenvalues_min()) / 2
     cost = cost or measure_cost(model, train)
-    band = _Band(deviation, model.width if shallow else deviation.width, basis, noise)
+    least = SINGLE_PRECISION + (FLOW if isinstance(stepping, GradientFlow) else 0.0)
+    band = _Band(deviation, model.width if limited else deviation.width, basis, noise, least)
     return _assemble(curves, stepping, steps, band, cost, rate, eigenvalue_max)
 
 
@@ -134,11 +137,12 @@ class _Band:
     width: int
     basis: Basis
     noise: StochasticCurves | None
+    least: float
 
     def loss(self, steps: Array, lower: Array, upper: Array) -> tuple[Array, Array, Array]:
         """Correction, and what the band adds below and above, of the loss between two bounds."""
         correction = self.deviation.loss_correction(steps, self.width, self.basis)
-        half = SINGLE_PRECISION + self.deviation.loss_band(steps, self.width, self.basis)
+        half = self.least + self.deviation.loss_band(steps, self.width, self.basis)
         if self.noise is None:
             return correction, half, half
         mean, low, high = self.noise.loss(steps)
@@ -153,7 +157,7 @@ class _Band:
     def test_error(self, steps: Array, errors: Array, sizes: Array | None) -> tuple[Array, Array]:
         """Correction and half-width of the band; `sizes` of the test functions, to compare the noise with."""
         correction = self.deviation.test_error_correction(steps, self.width, self.basis)
-        half = SINGLE_PRECISION + self.deviation.test_error_band(steps, self.width, self.basis)
+        half = self.least + self.deviation.test_error_band(steps, self.width, self.basis)
         if self.noise is not None and sizes is not None and self.noise.test_grid_noise is not None:
             added = np.mean(np.sqrt(self.noise.test_noise(steps)) / sizes, axis=1)
             correction = correction + np.log(np.hypot(errors, added) / errors)

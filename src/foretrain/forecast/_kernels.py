@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from foretrain.data import OperatorDataset
-from foretrain.models import ShallowOperator, group_rates
-from foretrain.tangent import EmpiricalKernel, GridKernel, functions_at_once, limit_kernel
+from foretrain.models import ShallowFourierOperator, ShallowOperator, group_rates
+from foretrain.tangent import EmpiricalKernel, fourier_limit, functions_at_once, limit_kernel
 
 Array = np.ndarray
 Apply = Callable[[Array], Array]
@@ -28,13 +28,20 @@ def outputs_on(network: Any, data: OperatorDataset) -> Callable[[Any], Float[Arr
     return lambda moved: replace(kernel, weights=moved).outputs().astype(np.float64)
 
 
+def has_limit(model: Any) -> bool:
+    """Whether the model's kernel of infinite width is known from the data alone."""
+    return isinstance(model, ShallowOperator | ShallowFourierOperator)
+
+
 def limit_kernels(
-    model: ShallowOperator,
+    model: ShallowOperator | ShallowFourierOperator,
     train: OperatorDataset,
     test: OperatorDataset | None,
     rates: Mapping[str, float] | None = None,
-) -> tuple[GridKernel, Apply | None]:
-    """Theta(train, train) of infinite width, and Theta(test, train)."""
+) -> tuple[Any, Apply | None]:
+    """Theta(train, train) of infinite width, a `GridKernel` or a `CirculantKernel`, and Theta(test, train)."""
+    if isinstance(model, ShallowFourierOperator):
+        return fourier_limit(model, train, test, rates)
     kernel = limit_kernel(model, train, rates)
     gram = kernel.gram(train.inputs, train.query_points)
     if test is None:

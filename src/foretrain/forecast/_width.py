@@ -11,7 +11,7 @@ from jaxtyping import Float
 from foretrain._foundation import ForetrainError, Progress, ignore_progress
 from foretrain.data import OperatorDataset, mean_relative_error
 from foretrain.forecast._descent_step import training_arrays
-from foretrain.forecast._kernels import drawn_kernels, limit_kernels, normalised_outputs, outputs_on
+from foretrain.forecast._kernels import drawn_kernels, has_limit, limit_kernels, normalised_outputs, outputs_on
 from foretrain.forecast._methods import GradientDescent, Method
 from foretrain.forecast._motion import advance, motion_of
 from foretrain.forecast._spectral import spectral_curves
@@ -24,26 +24,27 @@ STUDENT_QUANTILE = {4: 2.353, 6: 2.015, 8: 1.895, 12: 1.796, 16: 1.753}
 """Two-sided 90 % points of Student's t with pilots - 1 degrees of freedom."""
 STABLE_SHARE = 0.95
 """Of the limit of stability: pilots nearer to it would tell more of blowing up than of a forecast's error."""
+SHARE_OF_SHIFT = 0.35
 PILOTS_APART = 16
 """Keys that one seed's pilots may use."""
 
 
 @dataclass(frozen=True)
 class WidthDeviation:
-    """Logarithmic deviation of pilots from their own forecast: its mean, its spread, and how they shrink with width.
+    """Logarithmic deviation of pilots from their own forecast: its mean and its spread.
 
-        log(measured / forecast)  ~  shift(step) (pilot width / width) +- spread(step) sqrt(pilot width / width)
+        log(measured / forecast)  ~  shift(step) +- spread(step)                                    at the pilots' width
+        log(measured / forecast)  ~  0 +- sqrt(shift^2 + spread^2) sqrt(pilot width / width)        at another one
 
-    Kernel noise at the start is of order 1 / sqrt(width) and so is the drift of the kernel while training; its mean,
-    which second-order terms leave over, of order 1 / width. Pilots are trained for real, and so show both.
-    **Estimate:** the scaling is the theory's, its constants are measured on subsets of the functions. A pilot that has
-    the network's own width says what it says without any scaling.
+    Pilots are trained for real, and so show kernel noise and drift at once. At their own width the forecast is
+    corrected by their mean. **Estimate:** they see fewer functions than the run, which changed measured shifts by up to
+    a third; that much of the shift counts as spread. The root of the width is the theory's scaling.
 
     Attributes:
         steps: where the pilots were compared, increasing, [marks].
-        loss, test_error: root-mean-square deviations for each kernel a forecast can rest on, [marks]. That of infinite
-            width strays by the noise of the draw and by drift, that of the drawn weights by drift alone.
-        loss_shift, test_error_shift: mean deviations, which a forecast is corrected by; empty for none.
+        loss, test_error: spreads, for each kernel a forecast can rest on, [marks]. That of infinite width strays by the
+            noise of the draw and by drift, that of the drawn weights by drift alone.
+        loss_shift, test_error_shift: means, likewise; empty for none.
         width, pilots: of the pilots, and how many.
     """
 
@@ -57,11 +58,11 @@ class WidthDeviation:
 
     def loss_band(self, steps: Float[Array, " steps"], width: int, basis: Basis) -> Float[Array, " steps"]:
         """Logarithmic half-width of the 90 % band of the training loss at a width, after each number of steps."""
-        return self._band(self.loss[basis], steps, width)
+        return self._band(self.loss[basis], self.loss_shift.get(basis), steps, width)
 
     def test_error_band(self, steps: Float[Array, " steps"], width: int, basis: Basis) -> Float[Array, " steps"]:
         """Logarithmic half-width of the 90 % band of the test error."""
-        return self._band(self.test_error[basis], steps, width)
+        return self._band(self.test_error[basis], self.test_error_shift.get(basis), steps, width)
 
     def loss_correction(self, steps: Float[Array, " steps"], width: int, basis: Basis) -> Float[Array, " steps"]:
         """What is added to the logarithm of the forecast loss."""
@@ -72,19 +73,23 @@ class WidthDeviation:
         return self._shift(self.test_error_shift.get(basis), steps, width)
 
     def width_for(self, tolerance: float, step: int, basis: Basis = "drawn weights") -> float:
-        """The width at which the band of the loss stays within a relative tolerance up to a step."""
+        """The width at which pilots of that width would have a band of the loss within a relative tolerance."""
         worst = float(np.max(self.loss_band(np.arange(step + 1), self.width, basis)))
         return self.width * (worst / np.log1p(tolerance)) ** 2
 
-    def _band(self, deviation: Array, steps: Array, width: int) -> Array:
+    def _band(self, spread: Array, shift: Array | None, steps: Array, width: int) -> Array:
+        if shift is not None:
+            share = SHARE_OF_SHIFT if width == self.width else 1.0
+            # Of a normal distribution's 90 % the quantile is 1.645; the share is meant as such a half-width.
+            spread = np.hypot(spread, share * shift / 1.645)
         # A pilot that happens to cross its forecast has no deviation there; the band must not pinch.
-        widest = np.maximum.accumulate(deviation)
+        widest = np.maximum.accumulate(spread)
         # Beyond the pilots' last step nothing was measured: the band grows with the logarithm of the steps.
         beyond = np.maximum(1, np.log1p(steps) / np.log1p(self.steps[-1]))
         return STUDENT_QUANTILE[self.pilots] * beyond * self._at(widest, steps) * (self.width / width) ** 0.5
 
     def _shift(self, shift: Array | None, steps: Array, width: int) -> Array:
-        return np.zeros(len(steps)) if shift is None else self._at(shift, steps) * self.width / width
+        return np.zeros(len(steps)) if shift is None or width != self.width else self._at(shift, steps)
 
     def _at(self, values: Array, steps: Array) -> Array:
         return np.interp(np.log1p(steps), np.log1p(self.steps), values)
@@ -98,49 +103,50 @@ def measure_width_deviation(
     *,
     method: Method | None = None,
     relative_step: float | None = None,
-    pilot_width: int = 128,
-    pilots: int | None = None,
+    pilot_width: int | None = None,
+    pilots: int = 4,
     functions: int | None = None,
-    points: int = 16,
+    points: int = 32,
     progress: Progress = ignore_progress,
 ) -> WidthDeviation:
     """Trains pilots on subsets of the data and compares them with their own forecast.
 
     Arguments:
         train: the training data. A pilot sees at most `functions` of them, and as many others for its test error.
-        model: what is trained. Of a shallow operator, pilots keep form, branch width and activation, but not the width;
-            of any other model they are the network itself, with the weights that `key` draws or that it has.
+        model: what is trained. Pilots of a shallow operator are other draws of it; of any other model they are the
+            network itself, with the weights that `key` draws or that it has.
         steps: how long to train (at most 1,000; later deviations are taken as the last).
         key: seed of subsets and draws.
         method: what the pilots are trained by, gradient descent by default. In place of minibatches they take all
-            their functions: the noise of batches is forecast by itself.
+            their functions, as the noise of batches is forecast by itself; in place of flow, gradient descent.
         relative_step: step size times largest eigenvalue, the same for every pilot as for the run; by default, and
             where the run would be unstable, what the method takes by itself.
-        pilot_width: of the pilots of a shallow operator.
-        pilots: how many, one of 4, 6, 8, 12, 16; by default 8 of a shallow operator, 4 of others.
-        functions: by default 128 for pilots of a shallow operator; for others a 25th of the data, 16 to 64.
+        pilot_width: of a shallow operator's pilots, if not its own.
+        pilots: how many, one of 4, 6, 8, 12, 16.
+        functions: by default a 20th of the data, 32 to 64.
         points: of a shallow operator's pilots; others keep all query points.
 
     Raises:
         ForetrainError: another number of pilots.
     """
-    shallow = isinstance(model, ShallowOperator)
-    pilots = pilots or (8 if shallow else 4)
+    limited = has_limit(model)
     if pilots not in STUDENT_QUANTILE:
         raise ForetrainError(f"pilots: expected one of {', '.join(map(str, STUDENT_QUANTILE))}, came {pilots}")
-    if shallow:
+    if limited:
+        model = replace(model, width=pilot_width or model.width)
+    if isinstance(model, ShallowOperator):
         # The embedding must be that of the full problem: a thinned grid may look different.
-        model = replace(model, width=pilot_width, embedding=model.embedding_for(train))
+        model = replace(model, embedding=model.embedding_for(train))
         train = _thinned(train, points)
-    half = min(functions or (128 if shallow else int(np.clip(len(train) // 25, 16, 64))), len(train) // 2)
+    half = min(functions or int(np.clip(len(train) // 20, 32, 64)), len(train) // 2)
     marks = log_spaced_steps(min(steps, 1000))
     rng = np.random.default_rng(key)
-    found: dict[Basis, list[tuple[Array, Array]]] = {basis: [] for basis in (BASES if shallow else BASES[1:])}
+    found: dict[Basis, list[tuple[Array, Array]]] = {basis: [] for basis in (BASES if limited else BASES[1:])}
     for number in range(pilots):
         order = rng.permutation(len(train))
         pilot = _Pilot(
             # Of a shallow operator other draws: its band is for any. Of others, the weights that will be trained.
-            draw_network(model, train, key * PILOTS_APART + number if shallow else key),
+            draw_network(model, train, key * PILOTS_APART + number if limited else key),
             train.take(np.sort(order[:half])),
             train.take(np.sort(order[half : 2 * half])),
             _at_step(_full_batch(method or GradientDescent()), relative_step),
@@ -148,12 +154,12 @@ def measure_width_deviation(
         for basis, deviations in pilot.deviations(model, tuple(found), marks, number).items():
             found[basis].append(deviations)
         progress("training pilots", number + 1, pilots)
-    return _summary(found, marks, pilot_width if shallow else 1, pilots, shallow)
+    return _summary(found, marks, model.width if limited else 1, pilots)
 
 
 def _full_batch(method: Any) -> Any:
-    """The method without what only the whole run has: minibatches and a step size of its own."""
-    if hasattr(method, "batch_size"):
+    """The method without what only the whole run has: minibatches, infinitely small steps, a step size of its own."""
+    if hasattr(method, "batch_size") or not hasattr(method, "coefficients"):
         return GradientDescent(rates=method.rates)
     return replace(method, step_size=None) if "step_size" in vars(method) else method
 
@@ -173,20 +179,15 @@ def _scaled_to(method: Any, eigenvalue_max: float) -> Any:
     return method.with_step_size(eigenvalue_max)
 
 
-def _summary(
-    found: dict[Basis, list[tuple[Array, Array]]], marks: Array, width: int, pilots: int, scaled_by_width: bool
-) -> WidthDeviation:
-    """Means and spreads over pilots; without a theory of the mean's decay, all deviation counts as spread."""
+def _summary(found: dict[Basis, list[tuple[Array, Array]]], marks: Array, width: int, pilots: int) -> WidthDeviation:
+    """Means and spreads over pilots; the spread is that of one more pilot about their mean."""
     spread: tuple[dict[Basis, Array], dict[Basis, Array]] = ({}, {})
     shift: tuple[dict[Basis, Array], dict[Basis, Array]] = ({}, {})
     for basis, each in found.items():
         for which in range(2):
             logs = np.stack([deviations[which] for deviations in each])
-            if scaled_by_width:
-                spread[which][basis] = np.sqrt(np.mean(logs**2, axis=0))
-            else:
-                shift[which][basis] = np.mean(logs, axis=0)
-                spread[which][basis] = np.std(logs, axis=0, ddof=1) * np.sqrt(1 + 1 / pilots)
+            shift[which][basis] = np.mean(logs, axis=0)
+            spread[which][basis] = np.std(logs, axis=0, ddof=1) * np.sqrt(1 + 1 / pilots)
     return WidthDeviation(marks.astype(float), *spread, width, pilots, *shift)
 
 

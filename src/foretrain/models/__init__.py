@@ -15,7 +15,7 @@ from foretrain.models._operator_network import (
     group_rates,
     weight_groups,
 )
-from foretrain.models._shallow_fourier import ShallowFourierNetwork, ShallowFourierOperator
+from foretrain.models._shallow_fourier import ShallowFourierNetwork, ShallowFourierOperator, half_space_modes
 from foretrain.models._shallow_operator import ShallowOperator, ShallowOperatorNetwork
 from foretrain.models._step_network import StepNetwork
 
@@ -42,5 +42,6 @@ __all__ = [
     "draw_network",
     "group_of",
     "group_rates",
+    "half_space_modes",
     "weight_groups",
 ]

@@ -9,6 +9,7 @@ from foretrain.tangent._deep import Layers
 from foretrain.tangent._empirical import EmpiricalKernel, bytes_per_function, empirical_kernel, functions_at_once
 from foretrain.tangent._fourier_kernel import FourierKernel, FourierSettings
 from foretrain.tangent._fourier_likelihood import fourier_likelihood
+from foretrain.tangent._fourier_limit import fourier_limit
 from foretrain.tangent._grid import GridKernel, Solution, Term
 from foretrain.tangent._infinite_width import FormReport, InfiniteWidthOperator
 from foretrain.tangent._krylov import (
@@ -84,6 +85,7 @@ __all__ = [
     "fit_masked",
     "fit_ragged",
     "fourier_likelihood",
+    "fourier_limit",
     "functions_at_once",
     "gauss_radau_rule",
     "gauss_rule",
