@@ -1,11 +1,22 @@
-"""Minibatch descent against exact second moments of the linear recursion and against simulated runs."""
+"""Minibatch descent against exact second moments of the linear recursion, simulated runs and training itself."""
 
+import jax
 import numpy as np
 import pytest
 
 from foretrain._foundation import ForetrainError
-from foretrain.forecast import GradientDescent
-from foretrain.forecast._stochastic import StochasticDescent, centred_signs, noise_strength, stochastic_curves
+from foretrain.forecast import (
+    GradientDescent,
+    StochasticDescent,
+    advance,
+    drawn_kernels,
+    motion_of,
+    outputs_on,
+    stochastic_curves,
+    training_arrays,
+)
+from foretrain.forecast._batch_noise import centred_signs, noise_strength
+from foretrain.models import ShallowOperator
 
 FUNCTIONS, POINTS, STEPS = 24, 5, 300
 ROWS = FUNCTIONS * POINTS
@@ -35,6 +46,7 @@ class LinearTraining:
         residual = learnable / np.std(learnable) + 0.3 * rng.normal(size=functions * points)
         self.residual = residual.reshape(functions, points) * np.exp(0.4 * rng.normal(size=(functions, 1)))
         self.functions, self.points = functions, points
+        self.known = {}
 
     def apply(self, values):
         return (self.kernel @ values.ravel()).reshape(values.shape)
@@ -42,12 +54,18 @@ class LinearTraining:
     def curves(self, method, steps=STEPS, **options):
         return stochastic_curves(self.apply, self.residual, method, steps, **{**SETTINGS, **options})
 
+    def curves_at_default_step(self, batch):
+        """Made once for each batch, as several tests look at them."""
+        if batch not in self.known:
+            self.known[batch] = self.curves(StochasticDescent(batch))
+        return self.known[batch]
+
     def covariance_of_batches(self, batch):
         """Covariance of the rows' weights n1 / B x (chosen or not), from the probabilities of pairs."""
-        n1 = self.functions
-        pairs = np.full((n1, n1), batch * (batch - 1) / (n1 * max(n1 - 1, 1)))
-        np.fill_diagonal(pairs, batch / n1)
-        return np.kron((n1 / batch) ** 2 * pairs - 1, np.ones((self.points, self.points)))
+        functions = self.functions
+        pairs = np.full((functions, functions), batch * (batch - 1) / (functions * max(functions - 1, 1)))
+        np.fill_diagonal(pairs, batch / functions)
+        return np.kron((functions / batch) ** 2 * pairs - 1, np.ones((self.points, self.points)))
 
     def second_moments(self, batch, step, last):
         """E r r^T after each step, exactly."""
@@ -66,8 +84,8 @@ class LinearTraining:
         """Losses of simulated runs, [marks, runs]."""
         rng = np.random.default_rng(seed)
         rows, losses = np.repeat(self.residual.ravel()[None], runs, 0), []
-        for k in range(marks[-1] + 1):
-            if k in marks:
+        for number in range(marks[-1] + 1):
+            if number in marks:
                 losses.append(np.mean(rows**2, axis=1))
             weights = np.zeros((runs, self.functions))
             chosen = np.argsort(rng.random(weights.shape), axis=1)[:, :batch]
@@ -81,10 +99,10 @@ def training(request):
     return LinearTraining(request.param)
 
 
-@pytest.fixture(scope="module", params=[1, 4, 16], ids=lambda batch: f"batch {batch}")
+@pytest.fixture(scope="module", params=[1, 4, 16], ids=["batch 1", "batch 4", "batch 16"])
 def case(request, training):
     """Training, batch, and curves at the default step, half the limit of stability."""
-    return training, request.param, training.curves(StochasticDescent(request.param))
+    return training, request.param, training.curves_at_default_step(request.param)
 
 
 def test_the_mean_loss_is_that_of_exact_second_moments(case):
@@ -94,9 +112,9 @@ def test_the_mean_loss_is_that_of_exact_second_moments(case):
 
 
 def test_at_a_quarter_of_the_limit_the_mean_is_closer_still(training):
-    limit = training.curves(StochasticDescent(2), 2).step_limit
-    curves = training.curves(StochasticDescent(2, limit / 4))
-    exact = training.exact_losses(2, limit / 4, STEPS)[MARKS]
+    step = training.curves_at_default_step(1).step_limit / 4
+    curves = training.curves(StochasticDescent(1, step))
+    exact = training.exact_losses(1, step, STEPS)[MARKS]
     np.testing.assert_allclose(curves.loss(MARKS)[0], exact, rtol=0.03)
 
 
@@ -159,7 +177,7 @@ def test_the_second_moment_contracts_below_the_sure_step_and_not_beyond_the_limi
 
 
 def test_beyond_the_limit_the_curves_say_so(training):
-    limit = training.curves(StochasticDescent(1), 10).step_limit
+    limit = training.curves_at_default_step(1).step_limit
     curves = training.curves(StochasticDescent(1, 2 * limit), 100)
     assert not curves.stable
     assert curves.feedback > 1
@@ -184,14 +202,14 @@ def test_the_noise_on_test_functions_is_that_of_the_weights(training):
     """Features of both: the test outputs move with the weights, whose exact covariance follows from the residual's."""
     rng = np.random.default_rng(3)
     test = rng.normal(size=(5 * POINTS, ROWS)) @ training.kernel
-    method = training.curves(StochasticDescent(4), 2).method
+    method = training.curves_at_default_step(4).method
     curves = training.curves(method, 100, draws=6, test=lambda values: (test @ values.ravel()).reshape(5, POINTS))
     # Test outputs are start + test kernel x a with residual = r_0 + kernel x a: a = kernel^-1 (r - r_0).
     back = test @ np.linalg.inv(training.kernel)
     mean, marks = training.residual.ravel(), np.array([3, 30, 100])
     expected = []
-    for k, moment in enumerate(training.second_moments(4, method.step_size, 100)):
-        if k in marks:
+    for number, moment in enumerate(training.second_moments(4, method.step_size, 100)):
+        if number in marks:
             spread = back @ (moment - np.outer(mean, mean)) @ back.T
             expected.append(np.diag(spread).reshape(5, POINTS).sum(axis=1))
         mean = mean - method.step_size * training.kernel @ mean
@@ -199,11 +217,17 @@ def test_the_noise_on_test_functions_is_that_of_the_weights(training):
     np.testing.assert_allclose(found.sum(axis=1), np.sum(expected, axis=1), rtol=0.4)
 
 
-def test_a_million_steps_are_cheap_and_the_same_key_gives_the_same_curves():
+def test_the_same_key_gives_the_same_curves_and_another_key_others():
+    training = LinearTraining("one product", functions=12, points=3)
+    first, again, other = (training.curves(StochasticDescent(3), 100, draws=2, key=key) for key in (5, 5, 6))
+    np.testing.assert_array_equal(first.noise, again.noise)
+    np.testing.assert_array_equal(first.deviation, again.deviation)
+    assert not np.any(first.noise[1:] == other.noise[1:])
+
+
+def test_a_million_steps_are_cheap():
     training = LinearTraining("one product", functions=12, points=3)
     curves = training.curves(StochasticDescent(3), 10**6, draws=2)
-    again = training.curves(StochasticDescent(3), 10**6, draws=2)
-    np.testing.assert_array_equal(curves.noise, again.noise)
     assert len(curves.grid) < 600
     marks = np.array([100, 1000, 3000])
     exact = training.exact_losses(3, curves.method.step_size, 3000)[marks]
@@ -229,3 +253,61 @@ def test_what_cannot_be_forecast_is_refused(training):
     ):
         with pytest.raises(ForetrainError, match="expected"):
             make()
+
+
+class NetworkTraining:
+    """Training a network of 512 neurons on 24 functions by minibatches, from the same weights every time."""
+
+    def __init__(self, data):
+        self.network = ShallowOperator(width=512, branch_width=4).initialise(data, jax.random.key(0))
+        self.kernel, _ = drawn_kernels(self.network, data, None)
+        self.arrays = training_arrays(self.network, data)
+        self.outputs = outputs_on(self.network, data)
+        self.residual = self.residual_of(self.network)
+
+    def residual_of(self, network):
+        return self.outputs(network) - np.asarray(self.arrays[2], float)
+
+    def losses(self, method, key, marks):
+        motion, losses = motion_of(self.network, method), []
+        for done, mark in zip([0, *marks], marks, strict=False):
+            motion, _ = advance(motion, *self.arrays, method, done, mark - done, key=key)
+            losses.append(np.mean(self.residual_of(motion.network) ** 2))
+        return np.array(losses)
+
+
+@pytest.fixture(scope="module")
+def network_training(blurred_tanh):
+    return NetworkTraining(blurred_tanh(FUNCTIONS, 8))
+
+
+def test_the_mean_loss_of_trained_networks_is_in_the_band(network_training):
+    marks = np.array([3, 30, 100])
+    curves = stochastic_curves(
+        network_training.kernel.apply,
+        network_training.residual,
+        StochasticDescent(2),
+        100,
+        krylov=10,
+        groups=2,
+        marks=3,
+    )
+    mean, lower, upper = curves.loss(marks)
+    runs = np.array([network_training.losses(curves.method, jax.random.key(key), marks) for key in range(40)])
+    assert np.all((runs.mean(axis=0) > lower) & (runs.mean(axis=0) < upper))
+    assert 0.7 < np.mean((runs > lower) & (runs < upper)) < 1
+    # The kernel moves a little at this width, as full-batch descent shows; what the batches add to that is forecast.
+    full = network_training.losses(GradientDescent(curves.method.step_size), None, marks)
+    noise = np.interp(marks, curves.grid, curves.noise)
+    np.testing.assert_allclose(full, mean - noise, rtol=0.06)
+    error = runs.std(axis=0) / np.sqrt(len(runs))
+    assert np.all(np.abs(runs.mean(axis=0) - full - noise) < 3 * error + 0.15 * noise)
+
+
+def test_batches_of_all_functions_train_as_full_batch_descent_does(network_training):
+    marks = np.array([1, 50])
+    full, batches = (
+        network_training.losses(method, jax.random.key(0), marks)
+        for method in (GradientDescent(0.01), StochasticDescent(FUNCTIONS, 0.01))
+    )
+    np.testing.assert_allclose(batches, full, rtol=1e-4)

@@ -82,6 +82,12 @@ def test_at_the_pilots_own_width_a_forecast_is_corrected_by_their_mean(deviation
     np.testing.assert_allclose(correction, deviation.loss_shift["drawn weights"], rtol=1e-12)
 
 
+def test_own_pilots_are_the_network_itself_on_other_functions(split, model, deviation):
+    own = measure_width_deviation(split[0], model, 100, pilot_width=64, draws="own", **SMALL)
+    # One draw learns each subset alike; other draws differ among themselves as well.
+    assert overall(own.loss["infinite width"]) < overall(deviation.loss["infinite width"])
+
+
 def test_quantiles_are_those_of_students_distribution():
     for pilots, quantile in STUDENT_QUANTILE.items():
         assert quantile == pytest.approx(scipy.stats.t.ppf(0.95, pilots - 1), abs=1e-3)
@@ -90,8 +96,8 @@ def test_quantiles_are_those_of_students_distribution():
 def test_the_width_for_a_tolerance_has_a_band_of_that_tolerance(deviation):
     for basis in BASES:
         width = deviation.width_for(0.03, 100, basis)
-        band = deviation.loss_band(np.arange(101), 64, basis).max() * np.sqrt(64 / width)
-        assert np.expm1(band) == pytest.approx(0.03)
+        spread = STUDENT_QUANTILE[4] * deviation.loss[basis].max() * np.sqrt(64 / width)
+        assert np.expm1(spread) == pytest.approx(0.03)
     assert deviation.width_for(0.01, 100) > 8 * deviation.width_for(0.03, 100)
 
 

@@ -1,9 +1,7 @@
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
 from foretrain._foundation import ForetrainError, MemoryBudgetError
 from foretrain.data import OperatorDataset, OutputScale
@@ -124,52 +122,24 @@ def test_the_same_key_gives_the_same_weights_and_another_key_others(line):
         assert not np.any(np.asarray(ours) == np.asarray(different))
 
 
-def test_the_tangent_kernel_is_the_dense_product_of_jacobians(line):
+def test_the_tangent_kernel_is_the_dense_product_of_jacobians(line, dense_jacobian):
     network = drawn(line)
-    moved, frozen = eqx.partition(network, network.trained())
-    flat, unravel = ravel_pytree(moved)
-
-    def jacobian(inputs, points):
-        rows = jax.jit(jax.jacobian(lambda flat: eqx.combine(unravel(flat), frozen)(inputs, points).ravel()))(flat)
-        return np.asarray(rows, np.float64) / OutputScale.of(line.outputs).scale
-
+    own = dense_jacobian(network, line)
     right = np.random.default_rng(0).normal(size=line.outputs.shape)
-    pulled = jacobian(line.inputs, line.query_points).T @ right.ravel()
+    pulled = own.T @ right.ravel()
     others, elsewhere = line.inputs[:3] ** 2, np.array([[0.21], [0.77]])
     kernel = empirical_kernel(network, line)
     for applied, truth in (
-        (kernel.apply(right), jacobian(line.inputs, line.query_points) @ pulled),
-        (kernel.apply_to(right, others, elsewhere), jacobian(others, elsewhere) @ pulled),
+        (kernel.apply(right), own @ pulled),
+        (kernel.apply_to(right, others, elsewhere), dense_jacobian(network, line, others, elsewhere) @ pulled),
     ):
         assert np.linalg.norm(applied.ravel() - truth) < 2e-5 * np.linalg.norm(truth)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_adam_learns_the_training_functions(line, activation):
+def test_adam_learns_the_training_functions(line, activation, losses_of_adam):
     network = DeepONet(width=32, activation=activation).initialise(line, jax.random.key(0))
-    target = jnp.asarray(network.scale.normalise(line.outputs), jnp.float32)
-    embedding = network.embedding
-    arrays = [jnp.asarray(x, jnp.float32) for x in (embedding.inputs(line.inputs), embedding.points(line.query_points))]
-    weights, frozen = eqx.partition(network, network.trained())
-
-    def loss(weights):
-        return jnp.mean((eqx.combine(weights, frozen).normalised(*arrays) - target) ** 2)
-
-    def step(state, number):
-        weights, mean, square = state
-        value, slope = jax.value_and_grad(loss)(weights)
-        mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, slope)
-        square = jax.tree.map(lambda s, g: 0.999 * s + 0.001 * g**2, square, slope)
-        moved = jax.tree.map(
-            lambda w, m, s: w - 1e-2 * (m / (1 - 0.9**number)) / (jnp.sqrt(s / (1 - 0.999**number)) + 1e-8),
-            weights,
-            mean,
-            square,
-        )
-        return (moved, mean, square), value
-
-    zeros = jax.tree.map(jnp.zeros_like, weights)
-    losses = np.asarray(jax.lax.scan(step, (weights, zeros, zeros), jnp.arange(1.0, 301.0))[1])
+    losses = losses_of_adam(network, line, steps=300)
     assert np.all(np.isfinite(losses))
     assert losses[-1] < 0.03 * losses[0]
 

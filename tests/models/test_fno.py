@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 from scipy.special import erf
 
 from foretrain._foundation import DataError, ForetrainError, MemoryBudgetError
@@ -269,44 +268,18 @@ def test_the_same_key_gives_the_same_weights_and_another_key_others(circle):
         assert not np.any(np.asarray(ours) == np.asarray(different))
 
 
-def test_the_tangent_kernel_is_the_dense_product_of_jacobians(line):
+def test_the_tangent_kernel_is_the_dense_product_of_jacobians(line, dense_jacobian):
     network = drawn(line, width=3)
-    moved, frozen = eqx.partition(network, network.trained())
-    flat, unravel = ravel_pytree(moved)
-    jacobian = jax.jit(jax.jacobian(lambda flat: eqx.combine(unravel(flat), frozen)(line.inputs).ravel()))(flat)
-    jacobian = np.asarray(jacobian, np.float64) / OutputScale.of(line.outputs).scale
+    jacobian = dense_jacobian(network, line)
     right = np.random.default_rng(0).normal(size=line.outputs.shape)
     truth = jacobian @ (jacobian.T @ right.ravel())
     applied = empirical_kernel(network, line).apply(right).ravel()
     assert np.linalg.norm(applied - truth) < 2e-5 * np.linalg.norm(truth)
 
 
-def test_adam_learns_the_training_functions(circle):
+def test_adam_learns_the_training_functions(circle, losses_of_adam):
     network = FNO(width=12, modes=6, depth=2, projection=16).initialise(circle, jax.random.key(0))
-    target = jnp.asarray(network.scale.normalise(circle.outputs), jnp.float32)
-    embedding = network.embedding
-    inputs, points = embedding.inputs(circle.inputs), embedding.points(circle.query_points)
-    arrays = jnp.asarray(inputs, jnp.float32), jnp.asarray(points, jnp.float32)
-    weights, frozen = eqx.partition(network, network.trained())
-
-    def loss(weights):
-        return jnp.mean((eqx.combine(weights, frozen).normalised(*arrays) - target) ** 2)
-
-    def step(state, number):
-        weights, mean, square = state
-        value, slope = jax.value_and_grad(loss)(weights)
-        mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, slope)
-        square = jax.tree.map(lambda s, g: 0.999 * s + 0.001 * g**2, square, slope)
-        moved = jax.tree.map(
-            lambda w, m, s: w - 1e-2 * (m / (1 - 0.9**number)) / (jnp.sqrt(s / (1 - 0.999**number)) + 1e-8),
-            weights,
-            mean,
-            square,
-        )
-        return (moved, mean, square), value
-
-    zeros = jax.tree.map(jnp.zeros_like, weights)
-    losses = np.asarray(jax.lax.scan(step, (weights, zeros, zeros), jnp.arange(1.0, 201.0))[1])
+    losses = losses_of_adam(network, circle, steps=200)
     assert np.all(np.isfinite(losses))
     assert losses[-1] < 1e-2 * losses[0]
 

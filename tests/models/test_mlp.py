@@ -3,10 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
 from foretrain._foundation import ForetrainError, MemoryBudgetError
-from foretrain.data import OperatorDataset, OutputScale, choose_embedding
+from foretrain.data import OperatorDataset, choose_embedding
 from foretrain.models import MLP
 from foretrain.problems import antiderivative
 from foretrain.tangent import empirical_kernel
@@ -120,42 +119,17 @@ def test_the_points_are_not_trained(line):
     assert MLP(width=7, depth=2).parameter_count(line) == sum(leaf.size for leaf in moved)
 
 
-def test_the_tangent_kernel_is_the_dense_product_of_jacobians(line):
+def test_the_tangent_kernel_is_the_dense_product_of_jacobians(line, dense_jacobian):
     network = with_biases(MLP(width=7).initialise(line, jax.random.key(5)))
-    moved, frozen = eqx.partition(network, network.trained())
-    flat, unravel = ravel_pytree(moved)
-    jacobian = jax.jit(jax.jacobian(lambda flat: eqx.combine(unravel(flat), frozen)(line.inputs).ravel()))(flat)
-    jacobian = np.asarray(jacobian, np.float64) / OutputScale.of(line.outputs).scale
+    jacobian = dense_jacobian(network, line)
     right = np.random.default_rng(0).normal(size=line.outputs.shape)
     truth = jacobian @ (jacobian.T @ right.ravel())
     applied = empirical_kernel(network, line).apply(right).ravel()
     assert np.linalg.norm(applied - truth) < 2e-5 * np.linalg.norm(truth)
 
 
-def test_adam_learns_the_training_functions(line):
-    network = MLP(width=32).initialise(line, jax.random.key(0))
-    target = jnp.asarray(network.scale.normalise(line.outputs), jnp.float32)
-    embedded = jnp.asarray(network.embedding.inputs(line.inputs), jnp.float32)
-    weights, frozen = eqx.partition(network, network.trained())
-
-    def loss(weights):
-        return jnp.mean((eqx.combine(weights, frozen).normalised(embedded) - target) ** 2)
-
-    def step(state, number):
-        weights, mean, square = state
-        value, slope = jax.value_and_grad(loss)(weights)
-        mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, slope)
-        square = jax.tree.map(lambda s, g: 0.999 * s + 0.001 * g**2, square, slope)
-        moved = jax.tree.map(
-            lambda w, m, s: w - 1e-2 * (m / (1 - 0.9**number)) / (jnp.sqrt(s / (1 - 0.999**number)) + 1e-8),
-            weights,
-            mean,
-            square,
-        )
-        return (moved, mean, square), value
-
-    zeros = jax.tree.map(jnp.zeros_like, weights)
-    losses = np.asarray(jax.lax.scan(step, (weights, zeros, zeros), jnp.arange(1.0, 301.0))[1])
+def test_adam_learns_the_training_functions(line, losses_of_adam):
+    losses = losses_of_adam(MLP(width=32).initialise(line, jax.random.key(0)), line, steps=300)
     assert np.all(np.isfinite(losses))
     assert losses[-1] < 1e-3 * losses[0]
 

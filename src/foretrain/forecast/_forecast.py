@@ -106,7 +106,14 @@ def forecast(
         stepping = noise.method
     relative = (stepping.step_size or 0.0) * eigenvalue_max
     deviation = deviation or measure_width_deviation(
-        train, model, steps, key, method=method, relative_step=relative, progress=progress
+        train,
+        model,
+        steps,
+        key,
+        method=method,
+        relative_step=relative,
+        draws="own" if basis == "drawn weights" else "fresh",
+        progress=progress,
     )
     curves = spectral_curves(
         apply,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray, PyTree
 
+from foretrain._foundation import ForetrainError
 from foretrain.forecast._descent_step import loss_gradient, moved_by, scaled
 from foretrain.forecast._methods import Method, SteppingMethod
 
@@ -56,6 +57,8 @@ def advance(
     """
     loss = jnp.zeros((), target.dtype)
     batch_size = getattr(method, "batch_size", None)
+    if batch_size is not None and key is None:
+        raise ForetrainError("minibatches: expected a key to draw them with, came none; give `key`")
     for chunk in _chunks(first, steps):
         alpha, beta = (_padded(part, target.dtype) for part in method.coefficients(chunk))
         start, count = jnp.asarray(chunk[0]), jnp.asarray(len(chunk))

@@ -73,8 +73,11 @@ class WidthDeviation:
         return self._shift(self.test_error_shift.get(basis), steps, width)
 
     def width_for(self, tolerance: float, step: int, basis: Basis = "drawn weights") -> float:
-        """The width at which pilots of that width would have a band of the loss within a relative tolerance."""
-        worst = float(np.max(self.loss_band(np.arange(step + 1), self.width, basis)))
+        """The width from which on draws differ from a forecast corrected at that width by at most a tolerance (90 %).
+
+        The mean deviation does not count: the forecast of the drawn weights is corrected for it.
+        """
+        worst = STUDENT_QUANTILE[self.pilots] * float(np.max(self.loss[basis][self.steps <= step], initial=0.0))
         return self.width * (worst / np.log1p(tolerance)) ** 2
 
     def _band(self, spread: Array, shift: Array | None, steps: Array, width: int) -> Array:
@@ -103,6 +106,7 @@ def measure_width_deviation(
     *,
     method: Method | None = None,
     relative_step: float | None = None,
+    draws: Literal["fresh", "own"] = "fresh",
     pilot_width: int | None = None,
     pilots: int = 4,
     functions: int | None = None,
@@ -113,17 +117,18 @@ def measure_width_deviation(
 
     Arguments:
         train: the training data. A pilot sees at most `functions` of them, and as many others for its test error.
-        model: what is trained. Pilots of a shallow operator are other draws of it; of any other model they are the
-            network itself, with the weights that `key` draws or that it has.
+        model: what is trained.
         steps: how long to train (at most 1,000; later deviations are taken as the last).
         key: seed of subsets and draws.
         method: what the pilots are trained by, gradient descent by default. In place of minibatches they take all
             their functions, as the noise of batches is forecast by itself; in place of flow, gradient descent.
         relative_step: step size times largest eigenvalue, the same for every pilot as for the run; by default, and
             where the run would be unstable, what the method takes by itself.
+        draws: "own" pilots have the weights that `key` draws, and see other functions each; "fresh" ones have weights
+            of their own, as the forecast of infinite width is for any draw. Where there is none, they are always own.
         pilot_width: of a shallow operator's pilots, if not its own.
         pilots: how many, one of 4, 6, 8, 12, 16.
-        functions: by default a 20th of the data, 32 to 64.
+        functions: by default a 20th of the data, 24 to 48: what they show hardly depends on their number.
         points: of a shallow operator's pilots; others keep all query points.
 
     Raises:
@@ -138,15 +143,14 @@ def measure_width_deviation(
         # The embedding must be that of the full problem: a thinned grid may look different.
         model = replace(model, embedding=model.embedding_for(train))
         train = _thinned(train, points)
-    half = min(functions or int(np.clip(len(train) // 20, 32, 64)), len(train) // 2)
+    half = min(functions or int(np.clip(len(train) // 20, 24, 48)), len(train) // 2)
     marks = log_spaced_steps(min(steps, 1000))
     rng = np.random.default_rng(key)
     found: dict[Basis, list[tuple[Array, Array]]] = {basis: [] for basis in (BASES if limited else BASES[1:])}
     for number in range(pilots):
         order = rng.permutation(len(train))
         pilot = _Pilot(
-            # Of a shallow operator other draws: its band is for any. Of others, the weights that will be trained.
-            draw_network(model, train, key * PILOTS_APART + number if limited else key),
+            draw_network(model, train, key * PILOTS_APART + number if limited and draws == "fresh" else key),
             train.take(np.sort(order[:half])),
             train.take(np.sort(order[half : 2 * half])),
             _at_step(_full_batch(method or GradientDescent()), relative_step),

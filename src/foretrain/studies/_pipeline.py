@@ -111,7 +111,6 @@ def run_pipeline(
         test,
         key=settings.key,
         basis="drawn weights",
-        deviation=planned.deviation,
         cost=planned.cost,
         progress=progress,
     )

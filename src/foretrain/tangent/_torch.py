@@ -18,8 +18,8 @@ from foretrain.tangent._torch_module import (
     Convention,
     ModuleFunction,
     find_convention,
-    require_evaluation_mode,
     require_torch,
+    trained_function,
 )
 
 if TYPE_CHECKING:
@@ -139,14 +139,7 @@ class TorchKernel:
             weights = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
             gradient = [torch.zeros_like(value) for value in self.parameters.values()]
             for part, own in zip(self.inputs.split(self.chunk), right.split(self.chunk), strict=True):
-                outputs = self.function(weights, part, self.points)
-                if not outputs.requires_grad:
-                    raise ForetrainError(
-                        "the module: expected outputs that can be differentiated in its parameters, came outputs "
-                        "without a gradient; remove detach() and no_grad() from its forward()"
-                    )
-                # Plain reverse mode also passes through operators that torch.func refuses.
-                more = torch.autograd.grad(outputs, list(weights.values()), own, allow_unused=True)
+                more = self.function.pull(weights, part, self.points, own)
                 gradient = [old if new is None else old + new for old, new in zip(gradient, more, strict=True)]
         return dict(zip(weights, gradient, strict=True))
 
@@ -157,26 +150,9 @@ class TorchKernel:
 
     def _push(self, tangent: dict[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> "Tensor":
         torch = require_torch()
-        one = self._push_forward if self.forward_mode else self._push_twice_reversed
+        one = self.function.push if self.forward_mode else self.function.push_twice_reversed
         with torch.inference_mode(False), torch.enable_grad():
-            return torch.cat([one(tangent, part, points) for part in inputs.split(self.chunk)])
-
-    def _push_forward(self, tangent: dict[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> "Tensor":
-        def outputs(weights: dict[str, "Tensor"]) -> "Tensor":
-            return self.function(weights, inputs, points)
-
-        return require_torch().func.jvp(outputs, (dict(self.parameters),), (tangent,))[1].detach()
-
-    def _push_twice_reversed(self, tangent: dict[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> "Tensor":
-        """J t as the derivative in r of <J^T r, t>, which is linear in r."""
-        torch = require_torch()
-        weights = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
-        outputs = self.function(weights, inputs, points)
-        right = torch.zeros_like(outputs, requires_grad=True)
-        gradient = torch.autograd.grad(outputs, list(weights.values()), right, create_graph=True, allow_unused=True)
-        pairs = [(part, tangent[name]) for part, name in zip(gradient, weights, strict=True) if part is not None]
-        product = sum((part * along).sum() for part, along in pairs)
-        return torch.autograd.grad(product, right)[0].detach()
+            return torch.cat([one(self.parameters, part, points, tangent) for part in inputs.split(self.chunk)])
 
     def _others(self, inputs: ArrayLike | None, points: ArrayLike | None) -> tuple["Tensor", "Tensor"]:
         others = self.inputs if inputs is None else self._tensor(inputs)
@@ -266,25 +242,12 @@ def torch_kernel(
             function that depend on another's or on chance, or operators without the derivatives that are needed.
         MissingExtraError: torch is not installed.
     """
+    any_way, parameters = trained_function(module, OutputScale.of(data.outputs).scale, inputs_transform)
     torch = require_torch()
-    if not isinstance(module, torch.nn.Module):
-        raise ForetrainError(f"the module: expected a torch.nn.Module, came a {type(module).__name__}; build it first")
-    require_evaluation_mode(module)
-    trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
-    if not trained:
-        raise ForetrainError("the module: expected parameters that require gradients, came none; nothing is trained")
-    complex_names = frozenset(name for name, value in trained.items() if value.is_complex())
-    with torch.inference_mode(False):
-        copies = {name: value.detach().clone().resolve_conj() for name, value in trained.items()}
-        parameters = {name: torch.view_as_real(v) if name in complex_names else v for name, v in copies.items()}
-        others = [*module.named_parameters(), *module.named_buffers()]
-        constants = {name: value.detach().clone() for name, value in others if name not in trained}
     first = next(iter(parameters.values()))
     inputs, points = (
         torch.tensor(array, dtype=first.dtype, device=first.device) for array in (data.inputs, data.query_points)
     )
-    scale = OutputScale.of(data.outputs).scale
-    any_way = ModuleFunction(module, constants, complex_names, scale, "inputs", None, inputs_transform)
     function = find_convention(any_way, parameters, inputs, points, data, convention)
     kernel = TorchKernel(function, parameters, inputs, points, 2, True, rates)
     kernel = replace(kernel, forward_mode=_has_forward_mode(kernel))
@@ -326,21 +289,9 @@ def _has_forward_mode(kernel: TorchKernel) -> bool:
 
 def _bytes_per_function(kernel: TorchKernel) -> int:
     """What one more function adds to the values that differentiation keeps, and to their gradients."""
-    torch = require_torch()
-
-    def kept(functions: int) -> int:
-        sizes: list[int] = []
-
-        def note(tensor: "Tensor") -> "Tensor":
-            sizes.append(tensor.numel() * tensor.element_size())
-            return tensor
-
-        weights = {name: value.detach().requires_grad_() for name, value in kernel.parameters.items()}
-        rows = kernel.inputs[[0] * functions]
-        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-        with torch.inference_mode(False), torch.enable_grad(), hooks:
-            kernel.function(weights, rows, kernel.points)
-        return sum(sizes)
-
+    three, two = (
+        kernel.function.bytes_kept(kernel.parameters, kernel.inputs[[0] * functions], kernel.points)
+        for functions in (3, 2)
+    )
     # Measured: what is computed but not kept, and the gradients, are once more as much, or up to three times.
-    return max(1, 4 * (kept(3) - kept(2)))
+    return max(1, 4 * (three - two))

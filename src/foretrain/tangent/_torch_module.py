@@ -48,7 +48,7 @@ class ModuleFunction:
 
     def raw_outputs(self, weights: Mapping[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> Any:
         """What the module returns."""
-        torch = _torch()
+        torch = require_torch()
         values = {
             name: torch.view_as_complex(value) if name in self.complex_names else value
             for name, value in weights.items()
@@ -56,6 +56,61 @@ class ModuleFunction:
         arguments = self.arguments(inputs, points)
         with _evaluation_mode(self.module):
             return torch.func.functional_call(self.module, {**self.constants, **values}, arguments)
+
+    def pull(
+        self, weights: Mapping[str, "Tensor"], inputs: "Tensor", points: "Tensor", residual: "Tensor"
+    ) -> tuple["Tensor | None", ...]:
+        """J^T r, for each of the weights, which require gradients; None for those that the outputs do not touch.
+
+        Raises:
+            ForetrainError: outputs without a gradient.
+        """
+        outputs = self(weights, inputs, points)
+        if not outputs.requires_grad:
+            raise ForetrainError(
+                "the module: expected outputs that can be differentiated in its parameters, came outputs "
+                "without a gradient; remove detach() and no_grad() from its forward()"
+            )
+        # Plain reverse mode also passes through operators that torch.func refuses.
+        return require_torch().autograd.grad(outputs, list(weights.values()), residual, allow_unused=True)
+
+    def push(
+        self, weights: Mapping[str, "Tensor"], inputs: "Tensor", points: "Tensor", tangent: Mapping[str, "Tensor"]
+    ) -> "Tensor":
+        """J t by a forward-mode derivative."""
+
+        def outputs(moved: dict[str, "Tensor"]) -> "Tensor":
+            return self(moved, inputs, points)
+
+        return require_torch().func.jvp(outputs, (dict(weights),), (tangent,))[1].detach()
+
+    def push_twice_reversed(
+        self, weights: Mapping[str, "Tensor"], inputs: "Tensor", points: "Tensor", tangent: Mapping[str, "Tensor"]
+    ) -> "Tensor":
+        """J t as the derivative in r of <J^T r, t>, which is linear in r."""
+        torch = require_torch()
+        moved = {name: value.detach().requires_grad_() for name, value in weights.items()}
+        outputs = self(moved, inputs, points)
+        right = torch.zeros_like(outputs, requires_grad=True)
+        gradient = torch.autograd.grad(outputs, list(moved.values()), right, create_graph=True, allow_unused=True)
+        pairs = [(part, tangent[name]) for part, name in zip(gradient, moved, strict=True) if part is not None]
+        product = sum((part * along).sum() for part, along in pairs)
+        return torch.autograd.grad(product, right)[0].detach()
+
+    def bytes_kept(self, weights: Mapping[str, "Tensor"], inputs: "Tensor", points: "Tensor") -> int:
+        """Size of the values that reverse mode keeps of one evaluation."""
+        torch = require_torch()
+        sizes: list[int] = []
+
+        def note(tensor: "Tensor") -> "Tensor":
+            sizes.append(tensor.numel() * tensor.element_size())
+            return tensor
+
+        moved = {name: value.detach().requires_grad_() for name, value in weights.items()}
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+        with torch.inference_mode(False), torch.enable_grad(), hooks:
+            self(moved, inputs, points)
+        return sum(sizes)
 
     def arguments(self, inputs: "Tensor", points: "Tensor") -> tuple[Any, ...]:
         """What the module is called with."""
@@ -89,8 +144,32 @@ def _evaluation_mode(module: "nn.Module") -> Iterator[None]:
             part.training = training
 
 
-def require_evaluation_mode(module: "nn.Module") -> None:
-    """Raises where outputs would depend on chance or on the batch."""
+def trained_function(
+    module: "nn.Module", scale: float, inputs_transform: Callable[["Tensor"], "Tensor"] | None
+) -> tuple[ModuleFunction, dict[str, "Tensor"]]:
+    """A module as a function, the way of calling it still to be found, and copies of its trained weights.
+
+    Raises:
+        ForetrainError: no torch module, one in training mode whose outputs then depend on chance or on the batch, or
+            one without parameters that require gradients.
+    """
+    torch = require_torch()
+    if not isinstance(module, torch.nn.Module):
+        raise ForetrainError(f"the module: expected a torch.nn.Module, came a {type(module).__name__}; build it first")
+    _require_evaluation_mode(module)
+    trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    if not trained:
+        raise ForetrainError("the module: expected parameters that require gradients, came none; nothing is trained")
+    complex_names = frozenset(name for name, value in trained.items() if value.is_complex())
+    with torch.inference_mode(False):
+        copies = {name: value.detach().clone().resolve_conj() for name, value in trained.items()}
+        parameters = {name: torch.view_as_real(v) if name in complex_names else v for name, v in copies.items()}
+        others = [*module.named_parameters(), *module.named_buffers()]
+        constants = {name: value.detach().clone() for name, value in others if name not in trained}
+    return ModuleFunction(module, constants, complex_names, scale, "inputs", None, inputs_transform), parameters
+
+
+def _require_evaluation_mode(module: "nn.Module") -> None:
     layers = require_torch().nn
     dropouts = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout")
     norms = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")

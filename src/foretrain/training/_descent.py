@@ -113,12 +113,8 @@ def train(
             f"train: expected a method that can be run, such as GradientDescent(), came {type(method).__name__}"
         )
     if told is None or told.steps < steps:
-        known = (
-            {"deviation": plan_or_model.deviation, "cost": plan_or_model.cost}
-            if isinstance(plan_or_model, Plan)
-            else {}
-        )
-        told = forecast(data, model, method, steps, test, key=key, basis="drawn weights", progress=progress, **known)  # type: ignore[arg-type]
+        cost = plan_or_model.cost if isinstance(plan_or_model, Plan) else None
+        told = forecast(data, model, method, steps, test, key=key, basis="drawn weights", cost=cost, progress=progress)
     if method is not None and method.step_size not in (None, told.step_size):
         raise ForetrainError(
             f"train: expected a forecast made for the step size {method.step_size:g}, came one for {told.step_size:g}; "
