@@ -169,7 +169,7 @@ def _maps(fields: dict[str, np.ndarray], index: int) -> list[Chart]:
     ]
     if _columns(sensors) == 2:
         panels.insert(0, ("input", sensors, inputs, _ramp(_INPUT, inputs)))
-    return [_map(f"chart-function-{index}-{name}", name, *panel) for name, *panel in panels]
+    return [map_chart(f"chart-function-{index}-{name}", name, *panel) for name, *panel in panels]
 
 
 def _ramp(colours: tuple[str, ...], values: np.ndarray) -> Ramp:
@@ -177,7 +177,7 @@ def _ramp(colours: tuple[str, ...], values: np.ndarray) -> Ramp:
     return Ramp(colours, low, high) if high > low else Ramp(colours, low - 0.5, high + 0.5)
 
 
-def _map(identifier: str, name: str, points: np.ndarray, values: np.ndarray, ramp: Ramp) -> Chart:
+def map_chart(identifier: str, name: str, points: np.ndarray, values: np.ndarray, ramp: Ramp) -> Chart:
     width, height = np.ptp(points, axis=0)
     bare = {"showgrid": False, "showticklabels": False, "showline": False, "ticks": ""}
     margin = {"l": 0, "r": 0, "t": 0, "b": 0}

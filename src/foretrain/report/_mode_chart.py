@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from foretrain._foundation import require_extra
-from foretrain.forecast._modes import ModeReport
+from foretrain.forecast import ModeReport
 from foretrain.report._charts import Chart, Key, Ramp, axis, compact, curve, layout, log_axis, panel_title, write_step
-from foretrain.report._field_charts import _map
+from foretrain.report._field_charts import map_chart
 from foretrain.report._format import count, percent
 from foretrain.report._run_folder import Record
 
@@ -108,7 +108,7 @@ def _shape_map(index: int, shape: Record, points: np.ndarray) -> Chart:
     values = np.asarray(shape["values"], float)
     reach = float(np.abs(values).max())
     ramp = Ramp(_ABOVE_AND_BELOW, -reach, reach)
-    return _map(f"chart-mode-shape-{index}", _words(shape), points, values, ramp)
+    return map_chart(f"chart-mode-shape-{index}", _words(shape), points, values, ramp)
 
 
 def _words(shape: Record) -> str:

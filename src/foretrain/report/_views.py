@@ -9,6 +9,7 @@ from foretrain.report._compare import checked_rows, inside_band, ratio
 from foretrain.report._field_charts import COMPRESSED_KEYS, CURVE_KEYS, dimension, function_charts, has_compressed
 from foretrain.report._format import about, count, number, percent, plain, seconds, size
 from foretrain.report._front_chart import front_chart
+from foretrain.report._mode_chart import mode_charts
 from foretrain.report._run_folder import Record, RunFolder
 from foretrain.report._sentences import exact_sentence, verdict_badge
 from foretrain.report._shipping import shipping_sentence
@@ -19,8 +20,9 @@ _MOST_ROWS = 60  # of a table that only repeats a chart
 
 def forecast_view(run: RunFolder) -> Record:
     """Section 1: forecast and measurement."""
+    modes = (run.forecast or {}).get("modes")
     return {
-        "charts": forecast_charts(run),
+        "charts": [*forecast_charts(run), *(mode_charts(modes) if modes else [])],
         "words": _forecast_words(run),
         "checked": [_checked_row(row) for row in checked_rows(run)],
         "facts": _forecast_facts(run.forecast) if run.forecast else [],
@@ -44,6 +46,8 @@ def _forecast_words(run: RunFolder) -> str:
             words.append(
                 f"Of {count(inside[1])} measured values of the {name}, {count(inside[0])} lie inside the band."
             )
+    if run.forecast is not None and run.forecast.get("modes"):
+        words.append(str(run.forecast["modes"]["summary"]))
     return " ".join(words)
 
 

@@ -13,7 +13,7 @@ from foretrain._foundation import Progress, ignore_progress, require_extra, writ
 from foretrain.compression import Budget, CompressedModel, compress
 from foretrain.data import OperatorDataset, mean_relative_error, regular_grid_shape, relative_errors
 from foretrain.deployment import OnnxPackager
-from foretrain.forecast import Forecast, Plan, forecast, log_spaced_steps, plan, toml_value
+from foretrain.forecast import Forecast, Plan, explain_modes, forecast, log_spaced_steps, plan, toml_value
 from foretrain.studies._environment import environment
 from foretrain.tangent import InfiniteWidthOperator, settings_record
 from foretrain.training import Run, save_weights, train
@@ -114,7 +114,7 @@ def run_pipeline(
         cost=planned.cost,
         progress=progress,
     )
-    write_json(folder / "forecast.json", _forecast_record(planned, told, []))
+    write_json(folder / "forecast.json", _forecast_record(planned, told, learn, []))
     tell("forecast", told)
 
     run = train(
@@ -211,20 +211,23 @@ def _write_start(
     )
 
 
-def _forecast_record(planned: Plan, told: Forecast, checked: list[dict[str, float]]) -> dict[str, Any]:
+def _forecast_record(
+    planned: Plan, told: Forecast, learn: OperatorDataset, checked: list[dict[str, float]]
+) -> dict[str, Any]:
     marks = log_spaced_steps(told.steps)
     targets = sorted({planned.target_error, 0.5, 0.2, 0.1, 0.05, 0.02}, reverse=True)
     record = told.as_dict(marks)
     record["steps_to"] = {f"{target:g}": planned.forecast.steps_to(target) for target in targets}
     record["horizon"] = planned.forecast.horizon
     record["from_data_alone"] = planned.forecast.as_dict(marks)
+    record["modes"] = explain_modes(told.curves, told.method, told.steps, query_points=learn.query_points).as_dict()
     if checked:
         record["checked"] = checked
     return record
 
 
 def _write_training(folder: Path, planned: Plan, told: Forecast, run: Run, checked: list[dict[str, float]]) -> None:
-    write_json(folder / "forecast.json", _forecast_record(planned, told, checked))
+    write_json(folder / "forecast.json", _forecast_record(planned, told, run.train, checked))
     write_json(folder / "certificate.json", run.certificate.as_dict())
     lines = [
         json.dumps(

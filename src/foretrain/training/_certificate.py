@@ -45,6 +45,11 @@ class Measurement:
     kernel_drift: float
     eigenvalue_max: float
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, each distance under its group's name."""
+        values = {name: value for name, value in vars(self).items() if name != "distances"}
+        return {**values, **{f"{group}_distance": distance for group, distance in self.distances.items()}}
+
 
 @dataclass(frozen=True)
 class Check:
@@ -99,7 +104,7 @@ class Certificate:
             "first_violation": self.first_violation,
             "sentence": self.sentence,
             "checks": [vars(check) for check in self.checks],
-            "measurements": [vars(measurement) for measurement in self.measurements],
+            "measurements": [measurement.as_dict() for measurement in self.measurements],
         }
 
 
