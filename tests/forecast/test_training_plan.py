@@ -8,13 +8,14 @@ import pytest
 from foretrain._foundation import DataError
 from foretrain.forecast import Plan, load_plan_settings, plan, toml_value
 from foretrain.forecast._routes import compare_routes
+from foretrain.tangent import convergence_quantities
 
-TARGET = 0.2
+TARGET = 0.02
 
 
 @pytest.fixture(scope="module")
-def planned(split):
-    return plan(split[0], TARGET, steps=50, activation="relu", price_per_hour=3.6)
+def planned(small_burgers):
+    return plan(small_burgers, TARGET, steps=50, activation="relu", price_per_hour=3.6)
 
 
 def test_every_decision_says_why_and_what_it_rests_on(planned):
@@ -45,8 +46,32 @@ def test_exactly_one_route_is_chosen_the_fastest_to_the_target(planned):
     assert next(decision for decision in planned.decisions if decision.name == "route").value == planned.route.name
 
 
-def test_the_most_accurate_route_is_chosen_where_none_reaches_the_target(planned, split):
-    routes = compare_routes(split[0], planned.forecast, planned.forms, planned.cost, 1e-6)
+def test_the_plan_says_that_the_closed_form_gets_where_gradient_descent_does_not(planned):
+    descent = planned.routes[0]
+    assert descent.name == "gradient descent"
+    assert descent.test_error > 5 * TARGET
+    assert "still at" in descent.note
+    assert "closed form" in planned.route.name
+    assert planned.route.test_error <= TARGET
+    reason = next(decision.reason for decision in planned.decisions if decision.name == "route")
+    assert "gradient descent is still at" in reason
+    names = [route.name.split(",")[0] for route in planned.routes]
+    assert names[1:4] == ["heavy ball", "Chebyshev", "Adam (estimated)"]
+    assert "two timescales (wide" in names
+
+
+def test_what_the_theorem_says_is_told_apart_by_what_it_rests_on(planned, small_burgers):
+    proven = convergence_quantities(planned.model, small_burgers, step_size=planned.method.step_size)
+    by_name = {decision.name: decision for decision in planned.decisions}
+    assert by_name["worst-case rate"].value == f"{planned.forecast.worst_case_rate:.2g} per step"
+    assert by_name["width by the theorem"].value == f"about {proven.theorem_width:.1e}"
+    assert by_name["width by the theorem"].status == "estimate"
+    assert "up to a constant" in by_name["width by the theorem"].reason
+    assert by_name["radius by the theorem"].status == "estimate"
+
+
+def test_the_most_accurate_route_is_chosen_where_none_reaches_the_target(planned, small_burgers):
+    routes = compare_routes(small_burgers, planned.forecast, planned.forms, planned.cost, 1e-6)
     chosen = [route for route in routes if route.chosen]
     assert len(chosen) == 1
     assert chosen[0].test_error == min(route.test_error for route in routes if route.test_error is not None)
@@ -72,7 +97,7 @@ def test_the_planned_width_is_the_least_that_meets_the_tolerance(planned):
     assert width == 256 or width - 64 < wanted
 
 
-def test_the_forecast_of_the_plan_is_of_the_planned_descent(planned, split):
+def test_the_forecast_of_the_plan_is_of_the_planned_descent(planned, small_burgers):
     told = planned.forecast
     assert planned.method.step_size == told.step_size
     assert told.steps == planned.steps == 50
@@ -81,7 +106,7 @@ def test_the_forecast_of_the_plan_is_of_the_planned_descent(planned, split):
     # Without test functions it is held-out training functions whose error is forecast.
     assert told.test_error is not None
     assert told.test_curves is not told.curves
-    assert planned.model.embedding_for(split[0]) == planned.model.embedding
+    assert planned.model.embedding_for(small_burgers) == planned.model.embedding
 
 
 def test_settings_survive_the_file(planned, tmp_path):
@@ -129,8 +154,8 @@ def test_no_step_is_refused(split):
         plan(split[0], TARGET, steps=0)
 
 
-def test_planning_again_chooses_the_same(planned, split):
-    again = plan(split[0], TARGET, steps=50, activation="relu", price_per_hour=3.6)
+def test_planning_again_chooses_the_same(planned, small_burgers):
+    again = plan(small_burgers, TARGET, steps=50, activation="relu", price_per_hour=3.6)
     timed = {"step_size": planned.method.step_size}
     assert again.settings() == {**planned.settings(), **timed}
     np.testing.assert_array_equal(again.forecast.loss, planned.forecast.loss)

@@ -1,14 +1,18 @@
 """The plan in words: every number, why it was chosen, and what it rests on."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from foretrain._foundation import available_bytes
+from foretrain.data import OperatorDataset
+from foretrain.forecast._cost import step_bytes
 from foretrain.forecast._curves import Forecast
 from foretrain.forecast._descent_model import DescentCandidate
 from foretrain.forecast._routes import Route
 from foretrain.forecast._width import WidthDeviation
 from foretrain.models import ShallowOperator
-from foretrain.tangent import FormReport
+from foretrain.tangent import ConvergenceQuantities, FormReport
 
 Status = Literal["guarantee", "computation", "estimate"]
 
@@ -37,14 +41,17 @@ def explain(
     wanted: float,
     tolerance: float,
     routes: tuple[Route, ...],
+    target_error: float,
     forms: tuple[FormReport, ...],
+    proven: ConvergenceQuantities,
+    train: OperatorDataset,
 ) -> tuple[Decision, ...]:
     """All decisions of a plan, in the order they were made."""
     best = tried[0]
     chosen = next(route for route in routes if route.chosen)
     at_end = told.error_at(told.steps)
     decisions = [
-        Decision("route", chosen.name, _why(chosen), chosen.status),
+        Decision("route", chosen.name, _why(chosen, routes, target_error), chosen.status),
         Decision(
             "activation",
             best.activation,
@@ -77,19 +84,14 @@ def explain(
         Decision(
             f"test error after {told.steps:,} steps", _percent(at_end), "same kernel, same Krylov space", "computation"
         ),
-        Decision(
-            "worst-case rate",
-            f"{told.worst_case_rate or 0.0:.2g} per step",
-            "least eigenvalues of the two terms; guaranteed once the width is as large as the theorem asks",
-            "guarantee",
-        ),
+        *_theorem_decisions(proven),
         Decision(
             "time",
             f"{told.seconds:.0f} s",
             f"{1e3 * told.cost.seconds_per_step:.3g} ms a step, timed at small widths on this machine",
             "estimate",
         ),
-        Decision("memory", f"{told.bytes / 1e6:.0f} MB", "activations, weights and gradients of one step", "estimate"),
+        memory_decision(model, told, train),
     ]
     for report in forms:
         decisions.append(
@@ -128,10 +130,75 @@ def _width_decision(model: ShallowOperator, deviation: WidthDeviation, wanted: f
     return Decision("width", f"{model.width:,}", reason, "estimate")
 
 
-def _why(route: Route) -> str:
+def _theorem_decisions(proven: ConvergenceQuantities) -> tuple[Decision, ...]:
+    """What the convergence theorem says: its rate is proven, its width and radius are known up to a constant."""
+    rate, width = proven.rate_per_step, proven.theorem_width
+    silent = "the least eigenvalues of both terms are zero to rounding: the theorem promises nothing"
+    source = f"least eigenvalues of the two terms, {proven.trunk_eigenvalue:.2g} and {proven.branch_eigenvalue:.2g}"
+    decisions = [
+        Decision(
+            "worst-case rate",
+            f"{rate:.2g} per step",
+            f"{source}; guaranteed for networks as wide as the theorem asks" if rate else silent,
+            "guarantee",
+        ),
+        Decision(
+            "width by the theorem",
+            f"about {width:.1e}" if math.isfinite(width) else "none",
+            "what its proof asks for, up to a constant that it does not give (here 1), and far from sharp: the width "
+            "above is measured"
+            if math.isfinite(width)
+            else silent,
+            "estimate",
+        ),
+    ]
+    if proven.trunk_radius is not None and math.isfinite(proven.trunk_radius):
+        decisions.append(
+            Decision(
+                "radius by the theorem",
+                f"about {proven.trunk_radius:.1e}",
+                f"how far a trunk neuron's weights may move at the planned width (branch neurons "
+                f"{proven.branch_radius or 0.0:.1e}), up to the same kind of constant; a run measures it",
+                "estimate",
+            )
+        )
+    if proven.warning is not None:
+        decisions.append(Decision("data and theorem", "nearly parallel", proven.warning, "computation"))
+    return tuple(decisions)
+
+
+def memory_decision(model: ShallowOperator, told: Forecast, train: OperatorDataset) -> Decision:
+    """What training needs, and where that is more than is free, what would fit."""
+    needed, free = told.bytes, available_bytes()
+    if free is None or needed <= free:
+        return Decision(
+            "memory", f"{needed / 1e6:.0f} MB", "activations, weights and gradients of one step", "estimate"
+        )
+    # A step's memory is linear in the width.
+    base = step_bytes(replace(model, width=1), train)
+    per_neuron = (needed - base) / max(model.width - 1, 1)
+    fitting = int((free - base) / per_neuron) // 64 * 64
+    advice = f"a width of at most {fitting:,} (a larger tolerance)" if fitting > 0 else "fewer functions or points"
+    return Decision(
+        "memory",
+        f"{needed / 1e9:.3g} GB, does not fit",
+        f"{free / 1e9:.3g} GB are free; descent would need {advice}, minibatches, or another machine",
+        "estimate",
+    )
+
+
+def _why(route: Route, routes: tuple[Route, ...], target_error: float) -> str:
     time = f"about {route.seconds:.2g} s" if route.seconds is not None else "unknown time"
-    error = f"{_percent(route.test_error)} error" if route.test_error is not None else "unknown error"
-    return f"{error} in {time}: the fastest known to reach the target, or else the most accurate"
+    reason = f"{_percent(route.test_error)} error in {time}: "
+    if route.test_error is not None and route.test_error <= target_error:
+        reaching = sum(other.test_error is not None and other.test_error <= target_error for other in routes)
+        reason += f"the fastest of {reaching} that reach the target" if reaching > 1 else "no other reaches the target"
+    else:
+        reason += "none is known to reach the target, this comes closest"
+    descent = routes[0]
+    if descent is not route and descent.steps is not None and (descent.test_error or 0.0) > target_error:
+        reason += f"; gradient descent is still at {_percent(descent.test_error)} after {descent.steps:,} steps"
+    return reason
 
 
 def _percent(error: float | None) -> str:

@@ -7,21 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from foretrain._foundation import DataError, Progress, ignore_progress, write_atomically
+from foretrain._foundation import DataError, Progress, available_bytes, ignore_progress, write_atomically
 from foretrain.data import OperatorDataset
 from foretrain.forecast._cost import Cost, measure_cost
 from foretrain.forecast._curves import Forecast
 from foretrain.forecast._decisions import Decision, explain
 from foretrain.forecast._descent_model import choose_descent_model
+from foretrain.forecast._descent_routes import FINEST
 from foretrain.forecast._forecast import forecast
+from foretrain.forecast._held_out import with_held_out_error
 from foretrain.forecast._methods import GradientDescent
+from foretrain.forecast._route_pilots import run_adam_pilot
 from foretrain.forecast._routes import Route, compare_routes
 from foretrain.forecast._width import WidthDeviation, measure_width_deviation
 from foretrain.models import ShallowOperator
-from foretrain.tangent import FormReport, InfiniteWidthOperator
+from foretrain.tangent import FormReport, InfiniteWidthOperator, convergence_quantities
 
 LARGEST_WIDTH = 8192
 SMALLEST_WIDTH = 256
+FEWEST_VECTORS, MOST_VECTORS = 40, 160
 
 
 @dataclass(frozen=True)
@@ -152,20 +156,27 @@ def plan(
     cost = measure_cost(model, train, price_per_hour=price_per_hour)
     progress("timing training steps", 1, 1)
     shared: dict[str, Any] = {"key": key, "deviation": deviation, "cost": cost, "progress": progress}
-    # A finer Krylov space than the curves need, so that the forecast also says what lies far beyond them.
-    told = forecast(train, model, None, steps, test, tolerance=1e-12, **shared)
+    # A finer Krylov space than the curves need, so that the forecast also says what lies far beyond them: fast methods
+    # get there in few steps.
+    shared |= {"tolerance": FINEST, "max_krylov": _affordable_vectors(train, test or check)}
+    told = forecast(train, model, None, steps, test, **shared)
     if test is None:
-        stand_in = forecast(learn, model, None, steps, check, tolerance=1e-12, **shared)
-        told = replace(
-            told,
-            test_error=stand_in.test_error,
-            test_error_lower=stand_in.test_error_lower,
-            test_error_upper=stand_in.test_error_upper,
-            best_stopping_step=stand_in.best_stopping_step,
-            test_curves=stand_in.curves,
-        )
-    routes = compare_routes(train, told, forms, cost, target_error)
-    decisions = explain(model, tried, told, deviation, wanted, tolerance, routes, forms)
+        told = with_held_out_error(told, forecast(learn, model, None, steps, check, **shared))
+    learning, checking = (learn, check) if test is None else (train, test)
+    routes = compare_routes(
+        train,
+        told,
+        forms,
+        cost,
+        target_error,
+        model=model,
+        learn=learning,
+        check=checking,
+        adam=run_adam_pilot(learning, checking, model, key=key, progress=progress),
+    )
+    # Of the extreme eigenvalues only the stability of the step size is asked: two digits of them are plenty.
+    proven = convergence_quantities(model, train, step_size=told.step_size, tolerance=1e-3)
+    decisions = explain(model, tried, told, deviation, wanted, tolerance, routes, target_error, forms, proven, train)
     return Plan(
         model,
         tried[0].input_norm,
@@ -180,3 +191,10 @@ def plan(
         deviation,
         cost,
     )
+
+
+def _affordable_vectors(train: OperatorDataset, test: OperatorDataset) -> int:
+    """As many Krylov vectors, with their images on the test functions, as a quarter of the free memory holds."""
+    free = available_bytes()
+    each = 8 * (train.outputs.size + test.outputs.size)
+    return MOST_VECTORS if free is None else int(np.clip(free / 4 / each, FEWEST_VECTORS, MOST_VECTORS))

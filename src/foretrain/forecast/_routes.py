@@ -1,17 +1,24 @@
 """Ways to a target error, compared before any of them is taken."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
+from foretrain._foundation import available_bytes
 from foretrain.data import OperatorDataset
 from foretrain.forecast._cost import Cost
-from foretrain.forecast._curves import Forecast, horizon_of
-from foretrain.forecast._momentum import HeavyBall
+from foretrain.forecast._curves import Forecast
+from foretrain.forecast._descent_routes import (
+    MOMENTA,
+    OUTER_RATE,
+    Reach,
+    chebyshev,
+    gradient_descent,
+    heavy_ball,
+    two_timescales,
+)
+from foretrain.forecast._route_pilots import AdamPilot
+from foretrain.models import ShallowOperator
 from foretrain.tangent import FormReport
-
-MOMENTUM = 0.99
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Route:
 
     Attributes:
         name: in words.
-        steps: to the target error (or those looked at, if it is not reached), None where there are none.
+        steps: to the target error, or to the least error forecast if that is larger; None where there are none.
         seconds, price: on this machine; None if unknown.
         bytes: peak memory; None if unknown.
         test_error: what the route reaches; None if not forecast.
@@ -39,6 +46,12 @@ class Route:
     price: float | None = None
     chosen: bool = False
 
+    @property
+    def fits(self) -> bool:
+        """Whether its memory is free on this machine, as far as that is known."""
+        free = available_bytes()
+        return self.bytes is None or free is None or self.bytes <= free
+
 
 def compare_routes(
     train: OperatorDataset,
@@ -46,15 +59,55 @@ def compare_routes(
     forms: tuple[FormReport, ...],
     cost: Cost,
     target_error: float,
+    *,
+    model: ShallowOperator | None = None,
+    learn: OperatorDataset | None = None,
+    check: OperatorDataset | None = None,
+    adam: AdamPilot | None = None,
 ) -> tuple[Route, ...]:
-    """Gradient descent, momentum, the closed forms and two timescales; the fastest that reaches the target is chosen.
+    """Every route this package can foretell; the fastest that fits into memory and reaches the target is chosen.
 
-    If none is known to reach it, the one with the least error is.
+    If none is known to reach it, the one with the least error is. Plain descent, momentum and Chebyshev share the
+    forecast's Krylov space: only the polynomial changes. **Their bands are wider than gradient descent's where they use
+    step sizes nearer to the limit of stability;** what is compared here are the forecasts themselves.
+
+    Arguments:
+        train: the training data.
+        told: the forecast of gradient descent on them.
+        forms: closed forms that were tried.
+        cost: of a training step.
+        target_error: relative L2 test error wanted.
+        model, learn, check: what is planned, the functions that `told.test_curves` learn from and those they are tested
+            on: for the route of two timescales, left out without them.
+        adam: a pilot, for the route of Adam, left out without it.
     """
+    velocity = 4 * model.parameter_count(train) if model is not None else 0
+    momentum, ball = heavy_ball(told, target_error)
     routes = [
-        _descent_route("gradient descent", told, target_error, cost),
-        _momentum_route(told, target_error, cost),
-        *(_closed_form_route(train, report, cost) for report in forms),
+        _descent_route("gradient descent", gradient_descent(told, target_error), told.bytes, cost),
+        _descent_route(
+            f"heavy ball, momentum {momentum:g}",
+            ball,
+            told.bytes + velocity,
+            cost,
+            f"the best of momenta {', '.join(f'{value:g}' for value in MOMENTA)}",
+        ),
+        _descent_route(
+            "Chebyshev",
+            chebyshev(told, target_error),
+            told.bytes + velocity,
+            cost,
+            "step sizes and momenta made for this number of steps",
+        ),
+    ]
+    if adam is not None:
+        routes.append(_adam_route(adam, target_error, told.bytes + 2 * velocity, cost))
+    if model is not None and learn is not None and check is not None and told.test_curves is not None:
+        fast = two_timescales(told, model, learn, check, target_error)
+        note = f"gradient descent with the outer layer trained too, {OUTER_RATE:g} times as fast"
+        routes.append(_descent_route("two timescales (wide, outer layer fast)", fast, told.bytes, cost, note))
+    routes += [_closed_form_route(train, report, cost) for report in forms]
+    routes.append(
         Route(
             "two timescales (small network)",
             None,
@@ -63,65 +116,70 @@ def compare_routes(
             None,
             "estimate",
             "not forecast: compress trains one and measures it",
-        ),
-    ]
-    reaching = [
-        r for r in routes if r.test_error is not None and r.test_error <= target_error and r.seconds is not None
+        )
+    )
+    return _with_choice(routes, target_error)
+
+
+def _with_choice(routes: list[Route], target_error: float) -> tuple[Route, ...]:
+    """One route chosen; those that do not fit say so, and are chosen only if none does."""
+    free = available_bytes()
+    routes = [
+        route
+        if route.fits
+        else replace(
+            route,
+            note=f"{route.note}; does not fit: needs {(route.bytes or 0) / 1e9:.3g} GB, {(free or 0) / 1e9:.3g} free",
+        )
+        for route in routes
     ]
     known = [route for route in routes if route.test_error is not None]
-    best = min(reaching, key=lambda r: r.seconds or 0.0) if reaching else min(known, key=lambda r: r.test_error or 1.0)
-    return tuple(Route(**{**vars(route), "chosen": route is best}) for route in routes)
+    known = [route for route in known if route.fits] or known
+    reaching = [r for r in known if (r.test_error or 0.0) <= target_error and r.seconds is not None]
+    best = min(reaching, key=lambda r: r.seconds or 0.0) if reaching else min(known, key=lambda r: r.test_error or 0.0)
+    return tuple(replace(route, chosen=route is best) for route in routes)
 
 
-def _descent_route(name: str, told: Forecast, target_error: float, cost: Cost, note: str = "") -> Route:
-    steps = told.steps_to(target_error)
-    horizon = told.horizon
-    if steps is not None:
-        return Route(
-            name,
-            steps,
-            cost.seconds(steps),
-            told.bytes,
-            told.error_at(steps),
-            "computation",
-            note or "reaches the target",
-            cost.price(steps),
-        )
-    error = told.error_at(horizon)
+def _descent_route(name: str, reach: Reach, peak_bytes: int, cost: Cost, note: str = "") -> Route:
+    where = (
+        "reaches the target"
+        if reach.reached
+        else f"still at {100 * reach.error:.2g} % after {reach.steps:,} steps, "
+        + ("as far as this forecast sees" if reach.steps == reach.last else f"the least of the {reach.last:,} it sees")
+    )
     return Route(
         name,
-        horizon,
-        cost.seconds(horizon),
-        told.bytes,
-        error,
+        reach.steps,
+        cost.seconds(reach.steps),
+        peak_bytes,
+        reach.error,
         "computation",
-        f"still at {100 * error:.2g} % after {horizon:,} steps, as far as this forecast sees",
-        cost.price(horizon),
+        f"{where}; {note}" if note else where,
+        cost.price(reach.steps),
     )
 
 
-def _momentum_route(told: Forecast, target_error: float, cost: Cost) -> Route:
-    method = HeavyBall(MOMENTUM).with_step_size(told.eigenvalue_max)
-    horizon = horizon_of(told.curves, method)
-    curves = told.test_curves or told.curves
-    grid = np.unique(np.round(np.logspace(0, np.log10(max(horizon, 2)), 300)))
-    error = curves.test_error(method, grid) if curves.has_test else np.sqrt(curves.loss(method, grid)[0])
-    reached = np.flatnonzero(error <= target_error)
-    index = int(reached[0]) if len(reached) else len(grid) - 1
-    steps = int(grid[index])
-    note = (
-        "reaches the target"
-        if len(reached)
-        else f"still at {100 * error[index]:.2g} % after {steps:,} steps, as far as this forecast sees"
-    )
+def _adam_route(pilot: AdamPilot, target_error: float, peak_bytes: int, cost: Cost) -> Route:
+    """Where the pilot's power law meets the target, or where it is given up."""
+    reached = pilot.steps_to(target_error)
+    steps = pilot.horizon if reached is None else reached
+    error = pilot.error_at(steps)
+    lower, upper = pilot.band_at(steps)
+    if reached is None:
+        where = f"still at {100 * error:.2g} % after {steps:,} steps ({100 * lower:.2g} to {100 * upper:.2g} %)"
+    else:
+        soonest, latest = pilot.steps_between(target_error)
+        until = "never" if latest is None else f"{latest:,}"
+        where = f"reaches the target between step {soonest or reached:,} and {until}"
     return Route(
-        f"heavy ball, momentum {MOMENTUM:g}",
+        "Adam (estimated)",
         steps,
         cost.seconds(steps),
-        told.bytes,
-        float(error[index]),
-        "computation",
-        note,
+        peak_bytes,
+        error,
+        "estimate",
+        f"{where}: a power law of a pilot's {pilot.steps[-1]:.0f} steps, width {pilot.width}, {pilot.functions} "
+        f"functions, learning rate {pilot.learning_rate:g}; more functions do better",
         cost.price(steps),
     )
 

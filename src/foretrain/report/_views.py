@@ -22,7 +22,9 @@ def forecast_view(run: RunFolder) -> Record:
     """Section 1: forecast and measurement."""
     modes = (run.forecast or {}).get("modes")
     return {
-        "charts": [*forecast_charts(run), *(mode_charts(modes) if modes else [])],
+        "charts": forecast_charts(run),
+        "modes": mode_charts(modes) if modes else [],
+        "modes_words": modes["summary"] if modes else "",
         "words": _forecast_words(run),
         "checked": [_checked_row(row) for row in checked_rows(run)],
         "facts": _forecast_facts(run.forecast) if run.forecast else [],
@@ -46,8 +48,6 @@ def _forecast_words(run: RunFolder) -> str:
             words.append(
                 f"Of {count(inside[1])} measured values of the {name}, {count(inside[0])} lie inside the band."
             )
-    if run.forecast is not None and run.forecast.get("modes"):
-        words.append(str(run.forecast["modes"]["summary"]))
     return " ".join(words)
 
 
@@ -166,4 +166,10 @@ def charts_of(views: dict[str, Record]) -> list[Chart]:
     """Every chart of the page, in the order of the sections."""
     functions = [chart for function in views["fields"]["functions"] for chart in function.charts]
     front = [views["compression"]["chart"]] if views["compression"]["chart"] else []
-    return [*views["forecast"]["charts"], *views["certificate"]["charts"], *functions, *front]
+    return [
+        *views["forecast"]["charts"],
+        *views["forecast"]["modes"],
+        *views["certificate"]["charts"],
+        *functions,
+        *front,
+    ]
