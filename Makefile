@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench-accuracy bench-scale bench-peers clean
+.PHONY: demo test lint bench-accuracy bench-scale bench-forecast bench-peers clean
 
 demo: .venv/.ready-demo
 	$(BIN)/foretrain demo
@@ -41,6 +41,10 @@ bench-accuracy: .venv/.ready-demo
 # Time and memory of the tangent kernel up to a million rows; beside neural-tangents after `make bench-peers`.
 bench-scale: .venv/.ready-demo
 	$(BIN)/python benchmarks/tangent_scale.py --json benchmarks/tangent_scale.json
+
+# Forecasts beside real training; about 40 minutes, and goes on where it was stopped. --quick takes about 4.
+bench-forecast: .venv/.ready-demo
+	$(BIN)/python benchmarks/forecast.py --json benchmarks/forecast.json
 
 PEER := benchmarks/peers/.venv-neural-tangents
 bench-peers: $(PEER)/.ready

@@ -10,6 +10,7 @@ from foretrain._foundation import ForetrainError
 from foretrain.cli._compress import Compress
 from foretrain.cli._demo import Demo
 from foretrain.cli._fit import Fit
+from foretrain.cli._forecast import ForecastCommand
 from foretrain.cli._inspect import Inspect
 from foretrain.cli._plan import PlanCommand
 from foretrain.cli._predict import Predict
@@ -22,6 +23,7 @@ Command = (
     | Annotated[RunCommand, tyro.conf.subcommand("run")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
+    | Annotated[ForecastCommand, tyro.conf.subcommand("forecast")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Compress, tyro.conf.subcommand("compress")]

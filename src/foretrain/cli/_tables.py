@@ -1,11 +1,13 @@
 """Tables of the main job's parts."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from foretrain.cli._display import Display, percent, seconds, size
 from foretrain.compression import CompressedModel
-from foretrain.forecast import Forecast, Plan
+from foretrain.forecast import Decision, Forecast, ModeReport, Plan
 from foretrain.tangent import FormReport
 from foretrain.training import Run
 
@@ -58,6 +60,61 @@ def show_curves(display: Display, told: Forecast) -> None:
         band = f"{told.lower[step]:.4g} to {told.upper[step]:.4g}"
         rows.append((f"{step:,}", f"{told.loss[step]:.4g}", band, error))
     display.table(("step", "loss", "band", "test error"), rows, right=("step", "loss", "test error"))
+
+
+@dataclass(frozen=True)
+class ForecastRow:
+    """A forecast at one step; the loss is None where it has exploded, what is not known is None too."""
+
+    step: int
+    loss: float | None
+    lower: float | None = None
+    upper: float | None = None
+    test_error: float | None = None
+    test_error_lower: float | None = None
+    test_error_upper: float | None = None
+    note: str = ""
+
+
+def show_forecast(
+    display: Display,
+    title: str,
+    rows: Sequence[ForecastRow],
+    decisions: Sequence[Decision],
+    advice: str | None = None,
+) -> None:
+    """Loss and test error at round steps with their bands, and what they rest on."""
+
+    def between(lower: float | None, upper: float | None, text: Any) -> str:
+        return "" if lower is None or upper is None else f"{text(lower)} to {text(upper)}"
+
+    display.heading(title)
+    columns: dict[str, list[str]] = {
+        "step": [f"{row.step:,}" for row in rows],
+        "loss": ["unstable" if row.loss is None else f"{row.loss:.4g}" for row in rows],
+        "90 % band": [between(row.lower, row.upper, lambda value: f"{value:.4g}") for row in rows],
+        "test error": ["" if row.test_error is None else percent(row.test_error) for row in rows],
+        "its 90 % band": [between(row.test_error_lower, row.test_error_upper, percent) for row in rows],
+        "": [row.note for row in rows],
+    }
+    known = {name: cells for name, cells in columns.items() if any(cells)}
+    display.table(tuple(known), list(zip(*known.values(), strict=True)), right=("step", "loss", "test error"))
+    if advice is not None:
+        display.line(f"  {advice}")
+    if decisions:
+        display.heading("What it rests on")
+        display.table(("what", "value", "why", "status"), [(d.name, d.value, d.reason, d.status) for d in decisions])
+
+
+def show_explanation(display: Display, report: ModeReport) -> None:
+    """Which part of the target is learnt, and which is not."""
+    display.heading(f"What is learnt by step {report.steps:,}")
+    display.line(f"  {report.summary}")
+    display.table(
+        ("modes", "how many", "share of the target", "still missing"),
+        [(group.name, str(group.modes), percent(group.share), percent(group.kept)) for group in report.groups],
+        right=("how many", "share of the target", "still missing"),
+    )
 
 
 def show_run(display: Display, run: Run, checked: list[dict[str, float]]) -> None:

@@ -1,0 +1,696 @@
+"""Forecasts against real training: losses, test errors, bands, costs, and what planner and certificate promise.
+
+Run: make bench-forecast, or .venv/bin/python benchmarks/forecast.py [--quick] [--section curves,adam,...]
+     [--only "block,heavy ball"] [--json FILE] [--markdown FILE] [--fresh]
+
+Sections, each made of cases:
+- curves: problems x models x methods, 1,000 steps of real training beside the forecast made before them
+- adam: an ordinary loop of optax.adam(1e-3) to step 500 and 1,000, forecast from there to twice that step
+- planner: the width planned for a tolerance, and 20 fresh draws at that width trained for real
+- stopping: noisy labels, the forecast's best stopping step beside the measured one
+- stability: step sizes of 1.9, 2.2 and 4.5 over the largest eigenvalue, and the certificate's verdicts
+- overhead: what the certificate's probes add to training
+- cost: seconds of a forecast beside those of 10,000 steps, at the size of real problems
+
+Every case is kept in FILE with the suffix .cases.json, one line of JSON each, as soon as it is done; another run skips
+what it finds there (--fresh starts again). --only keeps the cases whose name contains every one of the given words.
+"""
+
+import argparse
+import datetime
+import functools
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import foretrain as ft
+from foretrain.data import mean_relative_error
+from foretrain.forecast import (
+    AdamSettings,
+    Moments,
+    TestFunctions,
+    adam_state,
+    advance,
+    drawn_kernels,
+    forecast_adam,
+    log_spaced_steps,
+    measure_cost,
+    measure_width_deviation,
+    motion_of,
+    outputs_on,
+    trained_outputs,
+    training_arrays,
+)
+from foretrain.models import draw_network
+
+FUNCTIONS, TEST = 200, 100
+STEPS, LONG_RUN = 1000, 10_000
+MARKS = (1, 3, 10, 30, 100, 300, 1000)
+DRAWS = {"gradient descent": (0, 100)}
+"""Keys of the weights of models with a limit of infinite width; one of them where not given, and of other models."""
+CHECKPOINTS = (500, 1000)
+BASES = ("infinite width", "drawn weights")
+BURGERS, BURGERS_STEEP = "Burgers 0.1/(2 pi)", "Burgers 0.01"
+PROBLEMS: dict[str, Callable[[], ft.OperatorDataset]] = {
+    BURGERS: lambda: ft.problems.burgers(FUNCTIONS + TEST, 0.1 / (2 * np.pi), resolution=32),
+    BURGERS_STEEP: lambda: ft.problems.burgers(FUNCTIONS + TEST, 0.01, resolution=32),
+    "Darcy 8x8": lambda: ft.problems.darcy(FUNCTIONS + TEST, resolution=8, simulation_resolution=64),
+    "Advection II": lambda: ft.problems.advection(FUNCTIONS + TEST, "II", resolution=40, repeat_end=False),
+    "Heat": lambda: ft.problems.heat(FUNCTIONS + TEST, resolution=32),
+}
+PERIODIC = (BURGERS, BURGERS_STEEP, "Advection II")
+MODELS: dict[str, Any] = {
+    **{f"block {width}": ft.ShallowOperator(width, 8) for width in (64, 256, 1024)},
+    **{f"shared {width}": ft.ShallowOperator(width, 64, form="shared") for width in (64, 256, 1024)},
+    **{f"Fourier {width}": ft.ShallowFourierOperator(width, modes=8) for width in (32, 128, 512)},
+    **{f"DeepONet {width}": ft.DeepONet(width) for width in (128, 512)},
+    "FNO 16": ft.FNO(width=16, modes=8, depth=3, projection=32),
+}
+METHODS: dict[str, Any] = {
+    "gradient descent": ft.GradientDescent(),
+    "heavy ball": ft.HeavyBall(0.9),
+    "SGD 32": ft.StochasticDescent(32, functions=FUNCTIONS),
+}
+ANY_METHOD = ("block 256", "shared 256", "Fourier 128", "DeepONet 128", "FNO 16")
+"""Models that are also trained by other methods than gradient descent; --every-width: all of them."""
+QUICK = {
+    "problem": (BURGERS, "Advection II"),
+    "model": ("block 256", "Fourier 128", "DeepONet 128", "FNO 16"),
+    "section": ("curves", "adam", "stability"),
+}
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the results; `name` is what --only looks at and what a later run recognises it by."""
+
+    section: str
+    problem: str
+    model: str
+    method: str
+
+    @property
+    def name(self) -> str:
+        return " | ".join((self.section, self.problem, self.model, self.method))
+
+
+class Clock:
+    """Wall and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.wall, self.processor = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self.wall, time.process_time() - self.processor
+
+
+@functools.cache
+def problem(name: str) -> tuple[ft.OperatorDataset, ft.OperatorDataset]:
+    return PROBLEMS[name]().split(test=TEST, key=0)
+
+
+# ---------------------------------------------------------------------------------------------- curves
+
+
+def measure_curves(case: Case) -> Result:
+    """The forecasts of a run, of infinite width where there is one and from the drawn weights, and the run."""
+    train, test = problem(case.problem)
+    model, method = MODELS[case.model], METHODS[case.method]
+    # What earlier cases compiled would make this forecast look cheaper than it is.
+    jax.clear_caches()
+    clock = Clock()
+    told = ft.forecast(train, model, method, STEPS, test)
+    seconds, processor = clock.read()
+    result: Result = {"forecast_seconds": seconds, "forecast_processor_seconds": processor, "runs": []}
+    # All of them for the step size that is then trained with.
+    stepping = replace(told.method, step_size=told.step_size)
+    limited = told.basis == "infinite width"
+    for key in DRAWS.get(case.method, (0,)) if limited else (0,):
+        forecasts = {} if key else {told.basis: told}
+        for basis in BASES if limited else ():
+            if basis not in forecasts:
+                forecasts[basis] = ft.forecast(
+                    train, model, stepping, STEPS, test, key=key, basis=basis, cost=told.cost
+                )
+        measured = train_for_real(draw_network(model, train, key), train, test, stepping, key)
+        for basis, each in forecasts.items():
+            result["runs"].append({"key": key, "basis": basis, **compared(each, measured)})
+        result |= {name: value for name, value in measured.items() if name.endswith("seconds")}
+    result["foretold_step_seconds"] = told.cost.seconds_per_step
+    result["share_of_long_run"] = seconds / (LONG_RUN * result["step_seconds"])
+    return result
+
+
+def train_for_real(
+    network: Any,
+    train: ft.OperatorDataset,
+    test: ft.OperatorDataset,
+    method: Any,
+    key: int = 0,
+    marks: Iterable[int] = MARKS,
+) -> Result:
+    """Loss and test error at the marks; seconds of all steps (the first compiles) and of one step later on."""
+    arrays, learnt, checked = training_arrays(network, train), outputs_on(network, train), outputs_on(network, test)
+    truth = np.asarray(arrays[2], float)
+    motion, done = motion_of(network, method), 0
+    measured: Result = {"loss": [], "test_error": []}
+    spans = []
+    for mark in marks:
+        clock = Clock()
+        motion, _ = advance(motion, *arrays, method, done, mark - done, key=jax.random.key(key))
+        jax.block_until_ready(eqx.filter(motion, eqx.is_array))
+        spans.append((mark - done, *clock.read()))
+        done = mark
+        measured["loss"].append(float(np.mean((learnt(motion.network) - truth) ** 2)))
+        outputs = network.scale.restore(checked(motion.network))
+        measured["test_error"].append(mean_relative_error(outputs, test.outputs))
+    measured["training_seconds"], measured["training_processor_seconds"] = (
+        sum(span[which] for span in spans) for which in (1, 2)
+    )
+    measured["step_seconds"], measured["step_processor_seconds"] = (
+        sum(span[which] for span in spans[1:]) / sum(span[0] for span in spans[1:]) for which in (1, 2)
+    )
+    return measured
+
+
+def compared(told: ft.Forecast, measured: Result) -> Result:
+    """Forecast over measured, and whether the measured lies in the forecast's band, at every mark."""
+    marks = np.array(MARKS)
+    loss, error = np.array(measured["loss"]), np.array(measured["test_error"])
+    told_error, lower, upper = (
+        np.asarray(curve)[marks] for curve in (told.test_error, told.test_error_lower, told.test_error_upper)
+    )
+    return {
+        "loss": loss.tolist(),
+        "test_error": error.tolist(),
+        "loss_ratio": (told.loss[marks] / loss).tolist(),
+        "test_error_ratio": (told_error / error).tolist(),
+        "loss_inside": inside(told.lower[marks], loss, told.upper[marks]),
+        "test_error_inside": inside(lower, error, upper),
+        "loss_width": (np.log(told.upper[marks] / np.maximum(told.lower[marks], 1e-300)) / 2).tolist(),
+        "test_error_width": (np.log(upper / lower) / 2).tolist(),
+    }
+
+
+def inside(lower: np.ndarray, values: np.ndarray, upper: np.ndarray) -> list[bool]:
+    return [bool(held) for held in (lower <= values) & (values <= upper)]
+
+
+# ---------------------------------------------------------------------------------------------- Adam
+
+
+@eqx.filter_jit
+def adam_step(network: Any, state: Any, arrays: Any, optimiser: Any) -> tuple[Any, Any, jax.Array]:
+    inputs, points, target = arrays
+    loss, gradient = jax.value_and_grad(
+        lambda weights: jnp.mean((trained_outputs(weights, inputs, points) - target) ** 2)
+    )(network)
+    change, state = optimiser.update(gradient, state, network)
+    return optax.apply_updates(network, change), state, loss
+
+
+def measure_adam(case: Case) -> Result:
+    """One run; at each checkpoint the forecast to twice its step, beside the run's own continuation."""
+    train, test = problem(case.problem)
+    network = draw_network(MODELS[case.model], train, 0)
+    arrays, optimiser = training_arrays(network, train), optax.adam(1e-3)
+    checked = outputs_on(network, test)
+    state, losses = optimiser.init(network), []
+    kept, errors, clock = {}, {}, Clock()
+    for step in range(2 * CHECKPOINTS[-1] + 1):
+        if step in CHECKPOINTS:
+            kept[step] = (network, state)
+        if step in (2 * checkpoint for checkpoint in CHECKPOINTS):
+            errors[step] = mean_relative_error(network.scale.restore(checked(network)), test.outputs)
+        network, state, loss = adam_step(network, state, arrays, optimiser)
+        losses.append(loss)
+    curve = np.array(losses, float)  # before each step
+    result: Result = {"training_seconds": clock.read()[0], "checkpoints": []}
+    for step, (network, state) in kept.items():
+        error = errors[2 * step]
+        result["checkpoints"].append(forecast_from(step, network, state, curve, error, train, test))
+    return result
+
+
+def forecast_from(
+    step: int,
+    network: Any,
+    state: Any,
+    losses: np.ndarray,
+    error: float,
+    train: ft.OperatorDataset,
+    test: ft.OperatorDataset,
+) -> Result:
+    """Adam's forecast from a checkpoint to twice its step, beside the losses before every step."""
+    settings = AdamSettings(1e-3)
+    kernel, _ = drawn_kernels(network, train, None)
+    scale, embedding = network.scale, network.embedding
+    target = scale.normalise(train.outputs)
+    others = TestFunctions(
+        embedding.inputs(test.inputs),
+        embedding.points(test.query_points),
+        scale.normalise(test.outputs),
+        scale.offset / scale.scale,
+    )
+    jax.clear_caches()
+    clock = Clock()
+    told = forecast_adam(kernel, target, Moments.of(adam_state(state), settings), settings, step, test=others)
+    seconds, processor = clock.read()
+    marks = [int(step * share) for share in (0.1, 0.25, 0.5, 1)]
+    measured = losses[step + np.array(marks)]
+    # Full-batch Adam's loss jumps up and down from step to step: no forecast can be nearer than that.
+    recent = np.log(losses[2 * step - 50 : 2 * step])
+    every = np.arange(len(recent))
+    return {
+        "step": step,
+        "marks": marks,
+        "loss_ratio": (told.loss[marks] / measured).tolist(),
+        "loss_inside": inside(told.lower[marks], measured, told.upper[marks]),
+        "loss_width": (np.log(told.upper[marks] / told.lower[marks]) / 2).tolist(),
+        "now_over_then": float(losses[step] / losses[2 * step]),
+        "scatter": float(np.std(recent - np.polyval(np.polyfit(every, recent, 1), every))),
+        "test_error_ratio": float(np.asarray(told.test_error)[-1]) / error,
+        "horizon": told.horizon,
+        "curvature": told.curvature,
+        "stages": told.stages,
+        "forecast_seconds": seconds,
+        "forecast_processor_seconds": processor,
+    }
+
+
+# ---------------------------------------------------------------------------------------------- promises
+
+
+def measure_planner(case: Case) -> Result:
+    """The width for a tolerance, as `ft.plan` takes it, and fresh draws at that width."""
+    train, test = small_problem(case.problem)
+    tolerance, steps, model = 0.06, 300, MODELS[case.model]
+    deviation = measure_width_deviation(train, model, steps)
+    wanted = deviation.width_for(tolerance, steps)
+    planned = replace(model, width=int(min(64 * np.ceil(wanted / 64), 2048)))
+    marks = [mark for mark in log_spaced_steps(steps) if mark > 0]
+    cost = measure_cost(planned, train)
+    largest, last, in_band = [], [], 0
+    for key in range(1000, 1020):
+        told = ft.forecast(train, planned, None, steps, key=key, basis="drawn weights", deviation=deviation, cost=cost)
+        measured = train_for_real(draw_network(planned, train, key), train, test, told.method, key, marks)
+        losses = np.array(measured["loss"])
+        logs = np.abs(np.log(told.loss[marks] / losses))
+        in_band += all(inside(told.lower[marks], losses, told.upper[marks]))
+        largest.append(float(np.max(logs)))
+        last.append(float(logs[-1]))
+    limit = np.log1p(tolerance)
+    return {
+        "tolerance": tolerance,
+        "wanted_width": wanted,
+        "width": planned.width,
+        "largest": largest,
+        "last": last,
+        "kept_everywhere": int(np.sum(np.array(largest) <= limit)),
+        "kept_at_the_end": int(np.sum(np.array(last) <= limit)),
+        "kept_in_band": in_band,
+        "median_error": float(np.expm1(np.median(largest))),
+        "worst_error": float(np.expm1(np.max(largest))),
+    }
+
+
+def small_problem(name: str, functions: int = 64) -> tuple[ft.OperatorDataset, ft.OperatorDataset]:
+    """Some of the training functions."""
+    train, test = problem(name)
+    return train.take(np.arange(functions)), test
+
+
+def measure_stopping(case: Case) -> Result:
+    """Few functions with noisy outputs, tested on clean ones."""
+    clean, test = small_problem(case.problem, 40)
+    steps, model = 3000, MODELS[case.model]
+    noise = np.std(clean.outputs) * np.random.default_rng(0).normal(size=clean.outputs.shape)
+    train = ft.OperatorDataset(clean.inputs, clean.outputs + noise, clean.sensor_points, clean.query_points)
+    marks = [int(mark) for mark in log_spaced_steps(steps, per_decade=60) if mark > 0]
+    known: dict[str, Any] = {
+        "deviation": measure_width_deviation(train, model, steps),
+        "cost": measure_cost(model, train),
+    }
+    told = ft.forecast(train, model, None, steps, test, basis="drawn weights", **known)
+    limit = ft.forecast(train, model, told.method, steps, test, basis="infinite width", **known)
+    errors = np.array(train_for_real(draw_network(model, train, 0), train, test, told.method, 0, marks)["test_error"])
+    best = int(np.argmin(errors))
+    result: Result = {"measured_step": marks[best], "least_error": errors[best], "last_error": errors[-1]}
+    for basis, each in (("drawn weights", told), ("infinite width", limit)):
+        step = each.best_stopping_step
+        at_step = float(np.interp(np.log(max(step, 1)), np.log(marks), errors))
+        result[basis] = {"step": step, "ratio": step / marks[best], "excess_error": at_step / errors[best] - 1}
+    return result
+
+
+def measure_stability(case: Case) -> Result:
+    """A run at a multiple of 1 / (largest eigenvalue of the drawn weights' kernel), and its verdict."""
+    train, _ = problem(case.problem)
+    model, multiple = MODELS[case.model], float(case.method.split()[0])
+    largest = drawn_kernels(draw_network(model, train, 0), train, None)[0].eigenvalue_max(1e-4)
+    run = ft.train(train, model, ft.GradientDescent(multiple / largest), steps=300)
+    return {
+        "verdict": run.certificate.verdict,
+        "first_violation": run.certificate.first_violation,
+        "last_step": int(run.steps[-1]),
+        "largest_loss": float(np.max(run.loss) / run.loss[0]),
+        "last_loss": float(run.loss[-1] / run.loss[0]),
+        "expected": "held" if multiple < 2 else "unstable",
+        "checks": [
+            {"name": check.name, "value": check.value, "limit": check.limit, "held": check.held}
+            for check in run.certificate.checks
+        ],
+    }
+
+
+def measure_overhead(case: Case) -> Result:
+    """The certified run's whole time against that of its steps alone; once with compilation, once without."""
+    train, _ = problem(case.problem)
+    steps, model = int(case.method.split()[0].replace(",", "")), MODELS[case.model]
+    told = ft.forecast(train, model, None, steps, basis="drawn weights")
+    method = replace(told.method, step_size=told.step_size)
+    result: Result = {"steps": steps}
+    for name in ("first", "again"):
+        if name == "first":
+            jax.clear_caches()
+        clock = Clock()
+        run = ft.train(train, model, steps=steps, told=told)
+        seconds, processor = clock.read()
+        clock = Clock()
+        motion, _ = advance(
+            motion_of(draw_network(model, train, 0), method), *training_arrays(run.network, train), method, 0, steps
+        )
+        jax.block_until_ready(eqx.filter(motion, eqx.is_array))
+        bare, bare_processor = clock.read()
+        result[name] = {
+            "seconds": seconds,
+            "stepping_seconds": run.seconds,
+            "bare_seconds": bare,
+            "share": seconds / run.seconds - 1,
+            "share_of_bare": seconds / bare - 1,
+            "processor_share_of_bare": processor / bare_processor - 1,
+        }
+    return result
+
+
+LARGE: dict[str, Any] = {
+    "block 1024 x 64": ft.ShallowOperator(1024, 64),
+    "DeepONet 512": ft.DeepONet(512, branch_depth=4, trunk_depth=3),
+    "FNO 64": ft.FNO(),
+}
+
+
+def measure_large(case: Case) -> Result:
+    """A forecast of 10,000 steps on 1,000 functions and 128 points, beside the time of a few real steps."""
+    train = ft.problems.burgers(1000, resolution=128)
+    model = LARGE[case.model]
+    jax.clear_caches()
+    clock = Clock()
+    told = ft.forecast(train, model, None, LONG_RUN)
+    seconds, processor = clock.read()
+    network = draw_network(model, train, 0)
+    arrays, method = training_arrays(network, train), replace(told.method, step_size=told.step_size)
+    motion, _ = advance(motion_of(network, method), *arrays, method, 0, 1)
+    jax.block_until_ready(eqx.filter(motion, eqx.is_array))
+    clock, count = Clock(), 4
+    motion, _ = advance(motion, *arrays, method, 1, count)
+    jax.block_until_ready(eqx.filter(motion, eqx.is_array))
+    each, processor_each = (total / count for total in clock.read())
+    return {
+        "forecast_seconds": seconds,
+        "step_seconds": each,
+        "foretold_step_seconds": told.cost.seconds_per_step,
+        "krylov_steps": told.curves.basis_size,
+        "share_of_long_run": seconds / (LONG_RUN * each),
+        "processor_share_of_long_run": processor / (LONG_RUN * processor_each),
+    }
+
+
+SECTIONS: dict[str, Callable[[Case], Result]] = {
+    "curves": measure_curves,
+    "adam": measure_adam,
+    "planner": measure_planner,
+    "stopping": measure_stopping,
+    "stability": measure_stability,
+    "overhead": measure_overhead,
+    "cost": measure_large,
+}
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def cases(every_width: bool) -> list[Case]:
+    """All of them, in the order of the sections."""
+    found = [
+        Case("curves", problem_name, model, method)
+        for problem_name in PROBLEMS
+        for model in MODELS
+        for method in METHODS
+        if (not model.startswith("Fourier") or problem_name in PERIODIC)
+        and (every_width or method == "gradient descent" or model in ANY_METHOD)
+    ]
+    deep = [model for model in MODELS if model.startswith(("DeepONet", "FNO"))]
+    found += [Case("adam", problem_name, model, "Adam 1e-3") for problem_name in PROBLEMS for model in deep]
+    planned = ((BURGERS, "block 256"), (BURGERS, "shared 256"), ("Heat", "block 256"))
+    found += [Case("planner", *which, "gradient descent") for which in planned]
+    found += [Case("stopping", name, "block 1024", "gradient descent") for name in (BURGERS, "Heat")]
+    found += [
+        Case("stability", BURGERS, model, f"{multiple} / largest eigenvalue")
+        for model in ("block 1024", "DeepONet 512")
+        for multiple in (1.9, 2.2, 4.5)
+    ]
+    found += [
+        Case("overhead", BURGERS, model, f"{steps:,} steps")
+        for model in ("block 256", "DeepONet 128")
+        for steps in (1000, LONG_RUN)
+    ]
+    return found + [Case("cost", "Burgers 1000 x 128", model, "gradient descent") for model in LARGE]
+
+
+def percent(value: float, digits: int = 3) -> str:
+    return f"{100 * value:.{digits}g} %"
+
+
+def summary_of_curves(results: list[Result]) -> list[str]:
+    """One row for each family of models, method and basis: medians of forecast / measured, shares inside the band."""
+    groups: dict[tuple[str, str, str], list[tuple[Result, Result]]] = {}
+    for result in results:
+        for run in result["runs"]:
+            family = result["model"].split()[0]
+            groups.setdefault((family, result["method"], run["basis"]), []).append((result, run))
+    lines = [
+        "Forecast / measured, median over the runs (first line of a row: loss, second: test error)",
+        "",
+        "| model | method | kernel | runs | " + " | ".join(f"step {mark}" for mark in MARKS) + " | median error, worst "
+        "(loss) | inside the band: loss, test error | half-width at the end | forecast, of 10,000 steps |",
+        "|" + "---|" * (len(MARKS) + 8),
+    ]
+    for (family, method, basis), pairs in groups.items():
+        runs = [run for _, run in pairs]
+        loss, error = (np.array([run[name] for run in runs]) for name in ("loss_ratio", "test_error_ratio"))
+        medians = [f"{a:.3f}<br>{b:.3f}" for a, b in zip(np.median(loss, 0), np.median(error, 0), strict=True)]
+        shares = [np.mean([run[f"{name}_inside"] for run in runs]) for name in ("loss", "test_error")]
+        off = np.abs(loss - 1)
+        width = np.median([run["loss_width"][-1] for run in runs])
+        cost = np.median([result["share_of_long_run"] for result, _ in pairs])
+        lines.append(
+            f"| {family} | {method} | {basis} | {len(runs)} | {' | '.join(medians)} | {percent(np.median(off))}, "
+            f"{percent(np.max(off))} | {percent(shares[0])}, {percent(shares[1])} | {width:.3f} | {percent(cost)} |"
+        )
+    held = [run[f"{name}_inside"] for pairs in groups.values() for _, run in pairs for name in ("loss", "test_error")]
+    seconds = {name: sum(result[f"{name}_seconds"] for result in results) for name in ("forecast", "training")}
+    return [
+        *lines,
+        "",
+        f"Inside the 90 % bands: {percent(np.mean(held))} of {np.size(held)} measured points (to be 85 to 97 %). "
+        f"Seconds of all forecasts {seconds['forecast']:.0f}, of one training each {seconds['training']:.0f}.",
+    ]
+
+
+def summary_of_adam(results: list[Result]) -> list[str]:
+    rows = [(result, checkpoint) for result in results for checkpoint in result["checkpoints"]]
+    lines = [
+        "Adam from a checkpoint to twice its step, forecast / measured; scatter: of the measured log(loss) between "
+        "steps at the end",
+        "",
+        "| problem | model | from step | +10 % | +25 % | +50 % | +100 % | test error | loss now / then | scatter | "
+        "horizon | curvature | in the band | seconds |",
+        "|" + "---|" * 14,
+    ]
+    for result, row in rows:
+        ratios = " | ".join(f"{ratio:.3f}" for ratio in row["loss_ratio"])
+        lines.append(
+            f"| {result['problem']} | {result['model']} | {row['step']} | {ratios} | {row['test_error_ratio']:.3f} | "
+            f"{row['now_over_then']:.2f} | {row['scatter']:.3f} | {row['horizon']} | {row['curvature']:.2f} | "
+            f"{sum(row['loss_inside'])} of {len(row['loss_inside'])} | {row['forecast_seconds']:.1f} |"
+        )
+    off = np.array([abs(row["loss_ratio"][-1] - 1) for _, row in rows])
+    held = np.mean([row["loss_inside"] for _, row in rows])
+    return [
+        *lines,
+        "",
+        f"At twice the checkpoint's step: median error {percent(np.median(off))}, worst {percent(np.max(off))} "
+        f"(median to be at most 20 %). Inside the band: {percent(held)}.",
+    ]
+
+
+def summary_of_promises(results: list[Result]) -> list[str]:
+    """A sentence for each case."""
+    said = []
+    for result in results:
+        title = f"- {result['section']}, {result['problem']}, {result['model']}, {result['method']}: "
+        if result["section"] == "planner":
+            text = (
+                f"width {result['width']} ({result['wanted_width']:.0f} wanted) for {percent(result['tolerance'])}; "
+                f"{result['kept_everywhere']} of 20 draws inside at every step, {result['kept_at_the_end']} at the "
+                f"last (18 to be), {result['kept_in_band']} in their own bands; "
+                f"largest error of a draw, median {percent(result['median_error'])}, worst "
+                f"{percent(result['worst_error'])}"
+            )
+        elif result["section"] == "stopping":
+            told = {basis: result[basis] for basis in BASES}
+            text = f"least test error {result['least_error']:.4f} at step {result['measured_step']}"
+            text += f" (at the last {result['last_error']:.4f})"
+            for basis, each in told.items():
+                text += f"; {basis}: step {each['step']} ({each['ratio']:.2f} of it), error higher by "
+                text += percent(each["excess_error"])
+        elif result["section"] == "stability":
+            text = (
+                f"{result['verdict']} (expected {result['expected']}), last step {result['last_step']}, loss at most "
+            )
+            text += f"{result['largest_loss']:.3g} and at the end {result['last_loss']:.3g} of the first"
+        elif result["section"] == "overhead":
+            text = "; ".join(
+                f"{name} {percent(result[name]['share'])} beside its own steps, "
+                f"{percent(result[name]['share_of_bare'])} beside bare stepping of {result[name]['bare_seconds']:.1f} s"
+                for name in ("first", "again")
+            )
+        else:
+            text = (
+                f"forecast {result['forecast_seconds']:.1f} s, {1e3 * result['step_seconds']:.0f} ms a step "
+                f"(foretold {1e3 * result['foretold_step_seconds']:.0f}): {percent(result['share_of_long_run'])} of "
+                f"10,000 steps, {percent(result['processor_share_of_long_run'])} in processor time (2 % at most)"
+            )
+        said.append(title + text)
+    return said
+
+
+def markdown(results: list[Result], header: str) -> str:
+    """All tables."""
+    parts = [[header]]
+    for section, table in (("curves", summary_of_curves), ("adam", summary_of_adam)):
+        found = [result for result in results if result["section"] == section]
+        parts += [table(found)] if found else []
+    others = [result for result in results if result["section"] not in ("curves", "adam")]
+    parts += [summary_of_promises(others)] if others else []
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def one_line(result: Result) -> str:
+    """What is said when a case is done."""
+    if result["section"] == "curves":
+        parts = []
+        for run in result["runs"]:
+            held = np.mean([run["loss_inside"], run["test_error_inside"]])
+            ratios = " ".join(f"{ratio:.3f}" for ratio in run["loss_ratio"])
+            parts.append(
+                f"\n    {run['basis']:15} {ratios}  test {run['test_error_ratio'][-1]:.3f}  in {100 * held:.0f} %"
+            )
+        costs = f"forecast {result['forecast_seconds']:.1f} s, training {result['training_seconds']:.1f} s"
+        return costs + "".join(parts)
+    if result["section"] == "adam":
+        return "; ".join(f"from {row['step']}: {row['loss_ratio'][-1]:.3f}" for row in result["checkpoints"])
+    return summary_of_promises([result])[0].split(": ", 1)[1]
+
+
+# ---------------------------------------------------------------------------------------------- running
+
+
+def chosen_cases(quick: bool, every_width: bool, sections: str, words: str) -> list[Case]:
+    kept = cases(every_width)
+    if quick:
+        kept = [case for case in kept if case.section in QUICK["section"] and case.problem in QUICK["problem"]]
+        kept = [case for case in kept if case.section == "stability" or case.model in QUICK["model"]]
+    wanted = [word.strip() for word in words.split(",") if word.strip()]
+    named = [section for section in sections.split(",") if section]
+    kept = [case for case in kept if not named or case.section in named]
+    return [case for case in kept if all(word.lower() in case.name.lower() for word in wanted)]
+
+
+def kept_results(path: Path) -> dict[str, Result]:
+    """What an earlier run has finished; a last line cut short is left out."""
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            result = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        found[result["name"]] = result
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file as well")
+    parser.add_argument("--section", default="", help=", ".join(SECTIONS))
+    parser.add_argument("--only", default="", help="words that a case's name must contain, by commas")
+    parser.add_argument("--quick", action="store_true", help="two problems, a model of each kind")
+    parser.add_argument("--every-width", action="store_true", help="heavy ball and SGD at every width, twice as long")
+    parser.add_argument("--fresh", action="store_true", help="forget the cases kept by earlier runs")
+    chosen = parser.parse_args()
+    unknown = sorted(set(filter(None, chosen.section.split(","))) - set(SECTIONS))
+    if unknown:
+        parser.error(f"expected sections among {', '.join(SECTIONS)}, came {', '.join(unknown)}")
+    todo = chosen_cases(chosen.quick, chosen.every_width, chosen.section, chosen.only)
+    if not todo:
+        parser.error(f"expected words that some case's name contains, came {chosen.only!r}")
+    journal = chosen.json.with_suffix(".cases.json")
+    if chosen.fresh:
+        journal.unlink(missing_ok=True)
+    header = (
+        f"{datetime.date.today()}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, load "
+        f"{os.getloadavg()[0]:.1f} at the start, Python {platform.python_version()}, JAX {jax.__version__}"
+    )
+    print(header, flush=True)
+    done, started = kept_results(journal), time.perf_counter()
+    for number, case in enumerate(todo):
+        if case.name in done:
+            continue
+        clock = Clock()
+        try:
+            result = {"name": case.name, **vars(case), **SECTIONS[case.section](case)}
+        except ft.ForetrainError as error:
+            # A finding, and no reason to lose the other cases; the next run tries again.
+            print(f"[{number + 1}/{len(todo)}] {case.name}: REFUSED, {error}", flush=True)
+            continue
+        result["seconds"], result["processor_seconds"] = clock.read()
+        done[case.name] = result
+        with journal.open("a") as lines:
+            lines.write(json.dumps(result) + "\n")
+        print(f"[{number + 1}/{len(todo)}] {case.name} ({result['seconds']:.0f} s): {one_line(result)}", flush=True)
+    results = [done[case.name] for case in todo if case.name in done]
+    header += f"; {time.perf_counter() - started:.0f} s for this run, {sum(r['seconds'] for r in results):.0f} s in all"
+    tables = markdown(results, header)
+    print("\n" + tables)
+    chosen.json.write_text(json.dumps({"header": header, "results": results}, indent=1))
+    if chosen.markdown:
+        chosen.markdown.write_text(tables)
+
+
+if __name__ == "__main__":
+    main()
