@@ -47,7 +47,7 @@ def main(steps=4000, saved_at=1000):
     """Trains, shows the outlook, and saves what `--resume` reads."""
     import foretrain as ft
     from foretrain.data import load_split
-    from foretrain.forecast._adam_checkpoint import save_adam_checkpoint
+    from foretrain.forecast import save_adam_checkpoint
 
     ft.problems.antiderivative(samples=240, resolution=SENSORS).save("data.npz")
     train, _ = load_split("data.npz")  # as the command line divides it

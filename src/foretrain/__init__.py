@@ -33,6 +33,7 @@ from foretrain.forecast import (
     forecast,
     forecast_adam,
     plan,
+    save_adam_checkpoint,
 )
 from foretrain.models import FNO, MLP, DeepONet, ShallowFourierOperator, ShallowOperator, StepNetwork
 from foretrain.report import report
@@ -88,6 +89,7 @@ __all__ = [
     "plan",
     "problems",
     "report",
+    "save_adam_checkpoint",
     "studies",
     "tangent",
     "tangent_kernel",

@@ -69,7 +69,9 @@ def compared(split, model, **known):
 
 
 def test_a_wide_deeponet_follows_its_forecast_without_any_correction(split):
-    _, loss, error = compared(split, DeepONet(512), deviation=flat())
+    told, loss, error = compared(split, DeepONet(512), deviation=flat())
+    assert told.basis == "drawn weights"
+    assert told.worst_case_loss is told.worst_case_rate is None
     assert np.abs(loss).max() < 0.01
     assert np.abs(error).max() < 0.01
 
@@ -131,7 +133,7 @@ def test_infinite_width_is_refused_for_what_has_no_such_kernel(split, kind):
     assert "\n" not in str(refused.value)
 
 
-def test_the_theorems_curve_is_there_for_gradient_descent_of_shallow_operators_alone(split):
+def test_the_theorems_curve_of_a_shallow_operator_is_that_of_gradient_descent_alone(split):
     def worst(model, method=None):
         told = forecast(split[0], model, method, 10, deviation=flat(), cost=COST)
         return told.worst_case_loss, told.worst_case_rate
@@ -140,7 +142,6 @@ def test_the_theorems_curve_is_there_for_gradient_descent_of_shallow_operators_a
     assert rate > 0
     np.testing.assert_allclose(curve, curve[0] * (1 - rate) ** np.arange(11), rtol=1e-10)
     assert worst(ShallowOperator(64, 4), HeavyBall()) == (None, None)
-    assert worst(DeepONet(24)) == (None, None)
 
 
 def dense_jacobians(network, data):
@@ -161,7 +162,7 @@ def dense_jacobians(network, data):
 @pytest.mark.parametrize("form", ["block", "shared"])
 def test_the_limit_with_step_sizes_by_group_is_the_mean_over_draws_group_by_group(split, form):
     data = split[0].take(slice(0, 3))
-    model = ShallowOperator(64, 8, form=form, train_outer=True)
+    model = ShallowOperator(32, 8 if form == "block" else 64, form=form, train_outer=True)
     rates = {"trunk": 3.0, "branch": 0.5, "outer": 20.0}
     jacobians = dense_jacobians(draw_network(model, data, 0), data)
     kernels = []

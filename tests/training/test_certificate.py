@@ -68,7 +68,8 @@ def test_at_half_the_stable_step_size_a_wide_network_does_what_dense_linear_alge
 def test_beyond_the_stable_step_size_training_stops_with_the_last_good_weights(data, wide, unstable):
     certificate = unstable.certificate
     assert certificate.verdict == "unstable"
-    assert unstable.loss[-1] > 4 * unstable.loss[0] >= unstable.loss[-2] / 4
+    assert unstable.loss[-1] > 1.05 * unstable.loss[-2]
+    assert np.all(unstable.loss[1:-1] <= 1.05 * unstable.loss[:-2])
     assert certificate.first_violation == unstable.steps[-1] < unstable.forecast.steps
     assert "lower the step size" in certificate.sentence
     assert "\n" not in certificate.sentence
@@ -125,7 +126,11 @@ def test_kernel_drift_and_growth_are_those_of_the_dense_kernels(data, narrow, le
     values, vectors = np.linalg.eigh(kernel)
     growth = np.linalg.norm(moved @ vectors[:, -1]) / values[-1]
     assert last.eigenvalue_max == pytest.approx(growth, rel=5e-3)
-    sharpness = left.forecast.step_size * values[-1] * max(m.eigenvalue_max for m in left.certificate.measurements)
+    sharpness = (
+        left.forecast.step_size
+        * values[-1]
+        * max(m.eigenvalue_max for m in left.certificate.measurements if m.eigenvalue_max)
+    )
     assert check_of(left, "step size times largest").value == pytest.approx(sharpness, rel=5e-3)
 
 

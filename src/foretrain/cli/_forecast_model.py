@@ -9,9 +9,7 @@ import equinox as eqx
 from foretrain._foundation import ForetrainError, Progress
 from foretrain.cli._user_module import calling_convention, is_torch_module, load_user_module, names_a_file
 from foretrain.data import OperatorDataset
-from foretrain.forecast import Forecast, drawn_kernels, forecast
-from foretrain.forecast._descent_model import choose_descent_model
-from foretrain.forecast._torch_forecast import forecast_torch
+from foretrain.forecast import Forecast, choose_descent_model, drawn_kernels, forecast, forecast_torch
 from foretrain.models import FNO, MLP, DeepONet, ShallowOperator, draw_network
 from foretrain.tangent import limit_kernel, torch_kernel
 

@@ -13,9 +13,17 @@ from foretrain.cli._display import Display, percent
 from foretrain.cli._forecast_model import ForecastModel, marks_up_to
 from foretrain.cli._tables import ForecastRow, show_forecast
 from foretrain.data import OperatorDataset, OutputScale
-from foretrain.forecast import AdamForecast, Decision, Moments, TestFunctions, forecast_adam
-from foretrain.forecast._adam_checkpoint import AdamCheckpoint, load_adam_checkpoint
-from foretrain.forecast._torch_adam import TorchAdamKernel, load_torch_checkpoint
+from foretrain.forecast import (
+    AdamCheckpoint,
+    AdamForecast,
+    Decision,
+    Moments,
+    TestFunctions,
+    TorchAdamKernel,
+    forecast_adam,
+    load_adam_checkpoint,
+    load_torch_checkpoint,
+)
 from foretrain.tangent import empirical_kernel
 
 SOME_FUNCTIONS = 128

@@ -12,6 +12,8 @@ from foretrain.forecast._adam_stage import AdamSettings, Moments
 from foretrain.tangent import EmpiricalKernel
 
 Array = np.ndarray
+UNEXPLAINED = 0.1
+"""Half-width, at twice the checkpoint's step, of what no measurement before the run shows: a tenth at benchmarks."""
 ROUNDING = 1e-3
 """Half-width that every band has: networks compute in single precision."""
 FIRST_STAGE = 50
@@ -129,7 +131,7 @@ def forecast_adam(
             if relinearise:
                 relay.look_ahead(min(length, steps - relay.position) // 2)
     progress("forecasting Adam", steps, steps, {"loss": relay.loss[-1]})
-    return _assembled(relay, noise, tolerance)
+    return _assembled(relay, noise, tolerance, moments.count)
 
 
 def _tail_marks(steps: int) -> tuple[int, ...]:
@@ -138,7 +140,7 @@ def _tail_marks(steps: int) -> tuple[int, ...]:
     return tuple(int(mark) for mark in np.unique(np.round(np.append(spread, steps))))
 
 
-def _assembled(relay: Relay, noise: float, tolerance: float) -> AdamForecast:
+def _assembled(relay: Relay, noise: float, tolerance: float, count: int) -> AdamForecast:
     """The curves with their band, and the horizon."""
     loss, every = np.asarray(relay.loss), np.arange(len(relay.loss))
     departure = np.interp(np.log1p(every), np.log1p(relay.marks), np.minimum(relay.departure, 10.0))
@@ -147,7 +149,7 @@ def _assembled(relay: Relay, noise: float, tolerance: float) -> AdamForecast:
     slow = np.interp(every * stretch, every, np.log(np.maximum(loss, 1e-300)))
     late = np.log(np.maximum(loss, 1e-300))
     timing = np.abs(slow - late)
-    width = ROUNDING + noise + departure + timing
+    width = ROUNDING + noise + departure + timing + UNEXPLAINED * np.sqrt(every / max(count, 1))
     within = [mark for mark, gap in zip(relay.marks, relay.departure, strict=True) if gap <= tolerance]
     return AdamForecast(
         loss=loss,

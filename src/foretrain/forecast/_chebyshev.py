@@ -12,7 +12,7 @@ Array = np.ndarray
 MARGIN = 1.0
 """How far above the largest eigenvalue the interval ends by default: twice as high costs 41 % more steps. A kernel that
 drifts beyond the end by a fraction e of it makes the residual grow like exp(2 k sqrt(e)): with a margin of 5 % a
-network of width 1,024 blew up within three steps."""
+network of width 1,024 left its forecast's band at the first step, with this one it stayed inside."""
 
 
 @dataclass(frozen=True)

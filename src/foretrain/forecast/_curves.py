@@ -153,6 +153,7 @@ def horizon_of(curves: SpectralCurves, method: Method, ratio: float = 1.1) -> in
     """The last step at which the Gauss and Gauss-Radau values of the loss agree within a ratio."""
     grid = np.unique(np.round(np.logspace(0, np.log10(LAST_STEP), 400)))
     lower, upper = curves.loss(method, grid)
-    apart = np.flatnonzero(upper > ratio * lower)
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.flatnonzero(~(upper <= ratio * lower) | ~np.isfinite(upper))
     last = int(grid[max(int(apart[0]) - 1, 0)]) if len(apart) else LAST_STEP
     return max(last, 1)

@@ -168,9 +168,14 @@ class _Band:
         if self.noise is not None and sizes is not None and self.noise.test_grid_noise is not None:
             added = np.mean(np.sqrt(self.noise.test_noise(steps)) / sizes, axis=1)
             correction = correction + np.log(np.hypot(errors, added) / errors)
+        if self.noise is not None:
+            # Test errors go like roots of losses, and share the batches that move them.
+            mean, low, high = self.noise.loss(steps)
+            half = np.hypot(half, np.log(np.maximum(high, TINY) / np.maximum(low, TINY * mean)) / 4)
         return correction, half
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def _assemble(
     curves: SpectralCurves,
     method: Method,
@@ -197,6 +202,8 @@ def _assemble(
         test_error = np.exp(np.interp(np.log1p(every), np.log1p(marks), np.log(errors)) + test_correction)
         test_lower, test_upper = test_error * np.exp(-half), test_error * np.exp(half)
         best = int(np.argmin(test_error))
+    # Beyond the limit of stability the curves leave all numbers.
+    loss = np.nan_to_num(loss, nan=np.inf, posinf=np.inf)
     return Forecast(
         loss=loss,
         lower=np.maximum(lower * np.exp(correction - below) - ROUNDING_FLOOR, 0),

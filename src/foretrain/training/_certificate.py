@@ -16,6 +16,7 @@ from foretrain.tangent import EmpiricalKernel
 Verdict = Literal["held", "left the linear regime", "unstable"]
 PROBE_FUNCTIONS, PROBE_POINTS = 64, 32
 GROWTH_OF_INSTABILITY = 4.0
+RISE_OF_INSTABILITY = 1.05
 CHECKS_IN_A_ROW = 3
 TINY = 1e-30
 RADIUS = {
@@ -33,7 +34,8 @@ class Measurement:
         loss: mean squared residual of the normalised outputs; test_error: mean relative L2 error, if measured.
         distances: how far each weight group is from its start. Of a shallow operator, the largest distance of a
             neuron's weights; of other networks, the distance of all of the group relative to their size at the start.
-        kernel_drift: |(Theta_k - Theta_0) v| / |Theta_0 v|, root mean square over the probes v.
+        kernel_drift: |(Theta_k - Theta_0) v| / |Theta_0 v|, root mean square over the probes v. Like the next, None at
+            steps where only the loss was looked at.
         eigenvalue_max: of the probes' kernel now, relative to its start, by one power step from the start's vector.
     """
 
@@ -42,8 +44,8 @@ class Measurement:
     loss: float
     test_error: float | None
     distances: dict[str, float]
-    kernel_drift: float
-    eigenvalue_max: float
+    kernel_drift: float | None
+    eigenvalue_max: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, each distance under its group's name."""
@@ -88,9 +90,11 @@ class Certificate:
         if self.verdict == "held":
             return f"The loss stayed inside its forecast band at every one of {checks} checks to step {last:,}."
         if self.verdict == "unstable":
+            sharpness = next(check for check in self.checks if check.name.startswith("step size"))
             return (
-                f"The loss grew from step {self.first_violation:,} on and training was stopped: lower the step size "
-                "(below 2 / largest eigenvalue)."
+                f"The loss grew at step {self.first_violation:,}, where step size times largest eigenvalue is "
+                f"{sharpness.value:.3g} (stable below {sharpness.limit:.3g}), and training was stopped with the last "
+                f"good weights: lower the step size below {sharpness.limit:.3g} / largest eigenvalue."
             )
         return (
             f"The loss left its forecast band at step {self.first_violation:,}: the network has begun to learn "
@@ -127,23 +131,21 @@ class Probes:
         self._top, self._top_value = top.vector, top.value
         self._images = [kernel.apply(probe) for probe in self._probes]
 
-    def measure(self, network: Any, step: int, seconds: float, loss: float, test_error: float | None) -> Measurement:
-        """All quantities of a `Measurement` for the network as it is now."""
+    def measure(
+        self, network: Any, step: int, seconds: float, loss: float, test_error: float | None, watch: bool = True
+    ) -> Measurement:
+        """All quantities of a `Measurement` for the network as it is now; those of the kernel if it is watched."""
+        distances = {name: float(value) for name, value in _distances(network, self._start).items()}
+        if not watch:
+            return Measurement(step, seconds, loss, test_error, distances, None, None)
         kernel = self._kernel(network)
         changes = [
             np.linalg.norm(kernel.apply(probe) - image) / np.linalg.norm(image)
             for probe, image in zip(self._probes, self._images, strict=True)
         ]
-        distances = {name: float(value) for name, value in _distances(network, self._start).items()}
-        return Measurement(
-            step,
-            seconds,
-            loss,
-            test_error,
-            distances,
-            float(np.sqrt(np.mean(np.square(changes)))),
-            float(np.linalg.norm(kernel.apply(self._top)) / self._top_value),
-        )
+        drift = float(np.sqrt(np.mean(np.square(changes))))
+        growth = float(np.linalg.norm(kernel.apply(self._top)) / self._top_value)
+        return Measurement(step, seconds, loss, test_error, distances, drift, growth)
 
     def _kernel(self, network: Any) -> EmpiricalKernel:
         return EmpiricalKernel(
@@ -207,7 +209,7 @@ def certify(
     outside = ~((losses >= told.lower[steps]) & (losses <= told.upper[steps]))
     if hasattr(told.method, "batch_size"):
         outside = _in_a_row(outside, CHECKS_IN_A_ROW)
-    grown = ~(losses <= GROWTH_OF_INSTABILITY * max(losses[0], 1e-300))
+    grown = has_blown_up(losses, told)
     verdict: Verdict = "held"
     first: int | None = None
     if grown.any():
@@ -218,9 +220,9 @@ def certify(
     with np.errstate(divide="ignore", invalid="ignore"):
         edges = np.maximum(told.lower[steps] / losses, losses / told.upper[steps])
     worst = int(np.argmax(np.where(np.isfinite(edges), edges, np.inf)))
-    drift = max(measurement.kernel_drift for measurement in measurements)
-    sharpness = float(told.step_size * told.eigenvalue_max * max(m.eigenvalue_max for m in measurements))
-    limit = _stable_below(told.method)
+    drift = max(m.kernel_drift for m in measurements if m.kernel_drift is not None)
+    growth = max(m.eigenvalue_max for m in measurements if m.eigenvalue_max is not None)
+    sharpness, limit = float(told.step_size * told.eigenvalue_max * growth), stable_below(told.method)
     checks = (
         Check(
             "loss against its forecast band",
@@ -257,10 +259,21 @@ def _in_a_row(outside: np.ndarray, count: int) -> np.ndarray:
     return np.all(np.stack([padded[shift : shift + len(outside)] for shift in range(count)]), axis=0)
 
 
-def _stable_below(method: Any) -> float:
-    """The largest stable h l of the method: 2 of gradient descent, (2 + 2 b) of heavy ball; no limit of a flow."""
+def stable_below(method: Any) -> float:
+    """The largest stable h l of the method: 2 of gradient descent, 2 + 2 b of heavy ball; no limit of a flow."""
     limit = getattr(method, "stable_below", None)
     return float(limit) if limit is not None else np.inf
+
+
+def has_blown_up(losses: np.ndarray, told: Forecast) -> np.ndarray:
+    """For each check, whether the run is unstable there.
+
+    Either the loss is far above its start, or it rises where the step size is beyond the limit. Real networks may
+    recover from the latter, by a jump to where the kernel is smaller; of such a run the forecast says nothing.
+    """
+    beyond = told.step_size * told.eigenvalue_max > stable_below(told.method)
+    rises = np.concatenate([[False], ~(losses[1:] <= RISE_OF_INSTABILITY * losses[:-1])])
+    return ~(losses <= GROWTH_OF_INSTABILITY * max(losses[0], 1e-300)) | (rises & beyond)
 
 
 def _theorem_checks(

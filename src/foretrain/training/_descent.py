@@ -28,7 +28,7 @@ from foretrain.forecast import (
 )
 from foretrain.models import ShallowOperator, draw_network, group_rates
 from foretrain.tangent import tangent_kernel
-from foretrain.training._certificate import GROWTH_OF_INSTABILITY, Certificate, Measurement, Probes, Theorem, certify
+from foretrain.training._certificate import Certificate, Measurement, Probes, Theorem, certify, has_blown_up
 from foretrain.training._checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from foretrain.training._flow import integrate_flow
 
@@ -174,12 +174,10 @@ def _descend_and_measure(
     test_outputs = outputs_on(start.network, test) if test is not None else None
     probes = Probes(start.network, *arrays[:2], key, told.method.rates)
     motion, done, spent = start, 0, 0.0
-    first_loss: float | None = None
     if resumed is not None:
         for earlier in resumed.measurements:
             yield resumed.motion.network, earlier
         motion, done, spent = resumed.motion, resumed.measurements[-1].step, resumed.measurements[-1].seconds
-        first_loss = resumed.measurements[0].loss
     kept = list(resumed.measurements) if resumed is not None else []
     for mark in log_spaced_steps(steps):
         if resumed is not None and mark <= resumed.measurements[-1].step:
@@ -194,13 +192,13 @@ def _descend_and_measure(
             progress("training", done, steps, figures)
         spent += time.perf_counter() - begin
         loss_now = float(np.mean((outputs(motion.network) - np.asarray(arrays[2])) ** 2))
-        first_loss = loss_now if first_loss is None else first_loss
-        broken = not np.isfinite(loss_now) or loss_now > GROWTH_OF_INSTABILITY * first_loss
+        broken = bool(has_blown_up(np.array([*(earlier.loss for earlier in kept), loss_now]), told)[-1])
         error = None
         if test is not None and test_outputs is not None and not broken:
             error = mean_relative_error(motion.network.scale.restore(test_outputs(motion.network)), test.outputs)
         network = good.network if broken else motion.network
-        measurement = probes.measure(network, int(mark), spent, loss_now, error)
+        watch = broken or int(mark) in (0, steps) or str(mark).rstrip("0") in ("1", "3")
+        measurement = probes.measure(network, int(mark), spent, loss_now, error, watch)
         kept.append(measurement)
         yield network, measurement
         if broken:
