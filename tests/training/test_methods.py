@@ -170,6 +170,13 @@ def test_distances_are_those_of_each_group_relative_to_its_start(data):
     assert set(finished.certificate.measurements[0].distances.values()) == {0.0}
 
 
+def test_a_group_that_starts_at_zero_has_a_distance_one_can_read(data):
+    finished = run(data, NARROW_DEEPONET, GradientDescent())
+    moved = abs(float(finished.network.bias))
+    assert 0 < moved < 1
+    assert 0 < finished.certificate.measurements[-1].distances["bias"] < 1000 * moved
+
+
 def test_step_sizes_by_group_hold_a_group_still(data):
     finished = run(data, NARROW_DEEPONET, HeavyBall(0.5, rates={"trunk": 0.0}))
     distances = finished.certificate.measurements[-1].distances
