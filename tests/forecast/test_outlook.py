@@ -125,7 +125,7 @@ def test_an_outlook_that_expected_another_rate_says_so_and_widens_its_band():
     assert outlook.bulletins[2].verdict == "better than foretold"
     # What it has learnt of its own errors is in the band.
     assert outlook.bulletins[-1].width[-1] > right.bulletins[0].width[1]
-    assert outlook.bulletins[-1].width[-1] > 3 * outlook.bulletins[0].width[-1]
+    assert outlook.bulletins[-1].width[-1] > 1.5 * right.bulletins[-1].width[-1]
 
 
 def test_minibatches_are_followed_in_the_mean():

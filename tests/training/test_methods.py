@@ -85,7 +85,7 @@ def test_heavy_ball_beyond_its_limit_is_stopped_as_unstable_with_the_last_good_w
     outputs = np.asarray(finished.network(data.inputs, data.query_points))
     residual = (outputs - data.outputs) / data.outputs.std()
     assert np.mean(residual**2) == pytest.approx(finished.loss[-2], rel=1e-4)
-    assert finished.loss[-1] > 4 * finished.loss[0] > finished.loss[-2]
+    assert finished.loss[-1] > 1.05 * finished.loss[-2]
 
 
 class Killed(BaseException):

@@ -18,7 +18,6 @@ PROBE_FUNCTIONS, PROBE_POINTS = 64, 32
 GROWTH_OF_INSTABILITY = 4.0
 RISE_OF_INSTABILITY = 1.05
 CHECKS_IN_A_ROW = 3
-TINY = 1e-30
 RADIUS = {
     "trunk": "largest over neurons; limit: the theorem's radius up to a constant, sqrt(N) |r_0| / (sqrt(m) (l0 + l~0))",
     "branch": "likewise, smaller by the square root of the branch width",
@@ -33,7 +32,8 @@ class Measurement:
         step, seconds: when.
         loss: mean squared residual of the normalised outputs; test_error: mean relative L2 error, if measured.
         distances: how far each weight group is from its start. Of a shallow operator, the largest distance of a
-            neuron's weights; of other networks, the distance of all of the group relative to their size at the start.
+            neuron's weights; of other networks, the distance of all of the group, relative to their size at the start
+            unless that is zero.
         kernel_drift: |(Theta_k - Theta_0) v| / |Theta_0 v|, root mean square over the probes v. Like the next, None at
             steps where only the loss was looked at.
         eigenvalue_max: of the probes' kernel now, relative to its start, by one power step from the start's vector.
@@ -162,8 +162,10 @@ def _distances(network: Any, start: Any) -> dict[str, jax.Array]:
         pairs.setdefault(group_of(path), []).append((now - origin, origin))
     if isinstance(network, ShallowOperatorNetwork):
         return {name: jnp.max(jnp.linalg.norm(group[0][0], axis=-1)) for name, group in pairs.items()}
+    sizes = {name: _squares(origin for _, origin in group) for name, group in pairs.items()}
+    # What starts at zero, as biases do, has no size to compare with.
     return {
-        name: jnp.sqrt(_squares(change for change, _ in group) / (_squares(origin for _, origin in group) + TINY))
+        name: jnp.sqrt(_squares(change for change, _ in group) / jnp.where(sizes[name] > 0, sizes[name], 1.0))
         for name, group in pairs.items()
     }
 

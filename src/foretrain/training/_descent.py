@@ -129,7 +129,7 @@ def train(
     if told.method.step_size != told.step_size:
         told = replace(told, method=replace(told.method, step_size=told.step_size))  # type: ignore[type-var]
     start = motion_of(draw_network(model, data, key), told.method)
-    identity = _identity(data, test, model, key, told.method)
+    identity = _identity(data, test, model, start.network, key, told.method)
     resumed = load_checkpoint(checkpoint, start, identity) if resume and checkpoint else None
     if resumed is not None and resumed.measurements[-1].step > steps:
         raise ForetrainError(
@@ -227,11 +227,17 @@ def _moved(
     return Motion(flow.network, None), float(flow.loss[-1])
 
 
-def _identity(data: OperatorDataset, test: OperatorDataset | None, model: Any, key: int, method: Method) -> str:
+def _identity(
+    data: OperatorDataset, test: OperatorDataset | None, model: Any, start: Any, key: int, method: Method
+) -> str:
     """Everything a run's weights and measurements depend on beside the number of steps, as one hash."""
     step_size = float(method.step_size or 0.0).hex()
     parts = (data.fingerprint, test.fingerprint if test is not None else "", repr(model), str(key), repr(method))
-    return f"sha256:{hashlib.sha256(chr(10).join((*parts, step_size)).encode()).hexdigest()}"
+    told = hashlib.sha256(chr(10).join((*parts, step_size)).encode())
+    # A given network's weights are no part of its description.
+    for leaf in jax.tree.leaves(eqx.filter(start, eqx.is_array)):
+        told.update(np.asarray(leaf).tobytes())
+    return f"sha256:{told.hexdigest()}"
 
 
 def _chunks(steps: int, seconds_per_step: float) -> Iterator[int]:
