@@ -131,13 +131,18 @@ def _evaluate(function: Callable[..., jax.Array], weights: PyTree, inputs: jax.A
 def _pull(
     function: Callable[..., jax.Array], weights: PyTree, inputs: jax.Array, points: jax.Array, residual: jax.Array
 ) -> PyTree:
-    return jax.vjp(lambda w: function(w, inputs, points), weights)[1](residual)[0]
+    gradient = jax.vjp(lambda w: function(w, inputs, points), weights)[1](residual)[0]
+    # Whole numbers, such as a user's table of indices, have no derivative.
+    return jax.tree.map(lambda w, g: g if eqx.is_inexact_array(w) else jnp.zeros_like(w), weights, gradient)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _push(
     function: Callable[..., jax.Array], weights: PyTree, inputs: jax.Array, points: jax.Array, tangent: PyTree
 ) -> jax.Array:
+    tangent = jax.tree.map(
+        lambda w, t: t if eqx.is_inexact_array(w) else np.zeros(w.shape, jax.dtypes.float0), weights, tangent
+    )
     return jax.jvp(lambda w: function(w, inputs, points), (weights,), (tangent,))[1]
 
 
