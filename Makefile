@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench-accuracy bench-scale bench-forecast bench-peers clean
+.PHONY: demo test test-torch lint bench-accuracy bench-scale bench-forecast bench-peers clean
 
 demo: .venv/.ready-demo
 	$(BIN)/foretrain demo
 
 test: .venv/.ready-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Torch modules as kernels and on the command line. Torch is a large extra, installed here only.
+test-torch: .venv/.ready-torch
+	$(BIN)/python -m pytest tests/tangent/test_torch_kernel.py tests/cli/test_forecast_torch.py
 
 lint: .venv/.ready-lint
 	$(BIN)/ruff format --check .
@@ -28,6 +32,10 @@ lint: .venv/.ready-lint
 
 .venv/.ready-test: .venv/.ready-demo
 	$(PIP) -e ".[all,test]"
+	touch $@
+
+.venv/.ready-torch: .venv/.ready-test
+	$(PIP) torch==2.13.0
 	touch $@
 
 .venv/.ready-lint: .venv/.ready-demo
