@@ -9,7 +9,7 @@ demo: .venv/.ready-demo
 	$(BIN)/foretrain demo
 
 test: .venv/.ready-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Torch modules as kernels and on the command line. Torch is a large extra, installed here only.
 test-torch: .venv/.ready-torch

@@ -15,6 +15,14 @@ import pytest
 from foretrain.data import OperatorDataset
 from foretrain.problems import burgers
 
+FIRST = ("test_readme", "test_training_plan", "test_pipeline", "test_compress", "test_fno")
+"""Files of few and long tests: begun last, one of them would keep one process busy while the other waits."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the order is otherwise as collected."""
+    items.sort(key=lambda item: item.path.stem not in FIRST)
+
 
 @pytest.fixture(scope="session")
 def small_burgers() -> OperatorDataset:
