@@ -96,7 +96,7 @@ def test_quantiles_are_those_of_students_distribution():
 def test_the_width_for_a_tolerance_has_a_band_of_that_tolerance(deviation):
     for basis in BASES:
         width = deviation.width_for(0.03, 100, basis)
-        spread = STUDENT_QUANTILE[4] * deviation.loss[basis].max() * np.sqrt(3.0 * 64 / width)
+        spread = STUDENT_QUANTILE[4] * deviation.loss[basis].max() * np.sqrt(1.5 * 64 / width)
         assert np.expm1(spread) == pytest.approx(0.03)
     assert deviation.width_for(0.01, 100) > 8 * deviation.width_for(0.03, 100)
 

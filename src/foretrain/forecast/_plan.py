@@ -25,6 +25,8 @@ from foretrain.tangent import FormReport, InfiniteWidthOperator, convergence_qua
 
 LARGEST_WIDTH = 8192
 SMALLEST_WIDTH = 256
+SMALL_PILOTS = {"pilot_width": 128, "pilots": 8, "functions": 128, "points": 16}
+"""What the width is planned by: narrow, so that more of them, on more functions, cost less than one wide one."""
 FEWEST_VECTORS, MOST_VECTORS = 40, 160
 
 
@@ -149,7 +151,7 @@ def plan(
     operator = InfiniteWidthOperator(activation=activation, key=key, progress=progress)
     forms = operator.choose(train)
     model, tried = choose_descent_model(train, steps, activation, key, progress)
-    deviation = measure_width_deviation(train, model, steps, key, progress=progress)
+    deviation = measure_width_deviation(train, model, steps, key, progress=progress, **SMALL_PILOTS)
     wanted = deviation.width_for(tolerance, steps)
     model = replace(model, width=int(np.clip(64 * np.ceil(wanted / 64), SMALLEST_WIDTH, LARGEST_WIDTH)))
     progress("timing training steps", 0, 1)

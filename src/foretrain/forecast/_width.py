@@ -25,9 +25,8 @@ STUDENT_QUANTILE = {4: 2.353, 6: 2.015, 8: 1.895, 12: 1.796, 16: 1.753}
 STABLE_SHARE = 0.97
 """Of the limit of stability: pilots nearer to it would tell more of blowing up than of a forecast's error."""
 SHARE_OF_SHIFT = 0.35
-MARGIN_OF_WIDTH = 3.0
-"""Four pilots tell their own spread to a factor of about 1.5 either way, and it falls more slowly than in theory: at a
-margin of 1.5, 17 of 20 draws kept to the tolerance."""
+MARGIN_OF_WIDTH = 1.5
+"""Pilots tell their own spread to a factor of about 1.5 either way, and it falls more slowly than in theory."""
 PILOTS_APART = 16
 """Keys that one seed's pilots may use."""
 
