@@ -25,7 +25,7 @@ from foretrain.tangent import FormReport, InfiniteWidthOperator, convergence_qua
 
 LARGEST_WIDTH = 8192
 SMALLEST_WIDTH = 256
-SMALL_PILOTS = {"pilot_width": 128, "pilots": 8, "functions": 128, "points": 16}
+SMALL_PILOTS: dict[str, Any] = {"pilot_width": 128, "pilots": 8, "functions": 128, "points": 16}
 """What the width is planned by: narrow, so that more of them, on more functions, cost less than one wide one."""
 FEWEST_VECTORS, MOST_VECTORS = 40, 160
 
