@@ -331,13 +331,18 @@ def _named_layer(network: Any, where: Callable[[Any], Any] | None) -> OuterLayer
 
 def require_affine(layer: OuterLayer, network: Any, inputs: Array, points: Array) -> None:
     """Raises `ForetrainError` if the outputs are not offset + Phi a, seen on a few functions at twice the weights."""
-    few = inputs[:2]
-    now = layer.coefficients(network)
-    seen = layer.written(network, 2 * now + 1).normalised(few, points)
-    told = layer.features(network, few, points).outputs(2 * now + 1)
-    scale = float(jnp.max(jnp.abs(seen))) or 1.0
-    if not float(jnp.max(jnp.abs(seen - told))) <= 1e-3 * scale:
+    scale, difference = _seen_and_told(layer, network, inputs, points)
+    if not float(difference) <= 1e-3 * (float(scale) or 1.0):
         raise ForetrainError(
             f"two timescales: expected outputs affine in {layer.name}, came a nonlinear part behind it; name the outer "
             "weights by where=lambda module: ..."
         )
+
+
+@eqx.filter_jit
+def _seen_and_told(layer: OuterLayer, network: Any, inputs: Array, points: Array) -> tuple[Array, Array]:
+    """Largest output of the network, and largest difference from what its features give."""
+    few, moved = inputs[:2], 2 * layer.coefficients(network) + 1
+    seen = layer.written(network, moved).normalised(few, points)
+    told = layer.features(network, few, points).outputs(moved)
+    return jnp.max(jnp.abs(seen)), jnp.max(jnp.abs(seen - told))

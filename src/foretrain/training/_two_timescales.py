@@ -128,8 +128,8 @@ class _Watch:
         rows = np.random.default_rng(key).permutation(len(data))
         count = round(method.held_out * len(data)) if len(data) >= FEWEST_TO_HOLD_OUT else 0
         self.held_truth = data.outputs[np.sort(rows[:count])] if count else None
-        self.held = arrays.take(jnp.asarray(np.sort(rows[:count]))) if count else None
-        self.arrays = arrays.take(jnp.asarray(np.sort(rows[count:]))) if count else arrays
+        self.held = _taken(arrays, np.sort(rows[:count])) if count else None
+        self.arrays = _taken(arrays, np.sort(rows[count:])) if count else arrays
         self.records: list[TwoTimescaleRecord] = []
         self.ratios: list[RatioChoice] = []
         self.best, self.best_error, self.evaluations = self.inner, np.inf, 0
@@ -223,6 +223,13 @@ class _Watch:
             self.evaluations,
             test_error,
         )
+
+
+def _taken(arrays: TrainingArrays, rows: np.ndarray) -> TrainingArrays:
+    """Some of the functions, without compiling a program for it."""
+    return TrainingArrays(
+        jnp.asarray(np.asarray(arrays.inputs)[rows]), arrays.points, jnp.asarray(np.asarray(arrays.target)[rows])
+    )
 
 
 @eqx.filter_jit
