@@ -1,20 +1,12 @@
 """Small data that many rooms test with."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 # Two test processes share two cores: more threads than that each would only get in one another's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Small problems are compiled for longer than they run: a third of that time goes without optimisation.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0")
-# Many tests compile the same programs anew: what one has compiled, the next ones of this process find in a folder. Each
-# process has its own, as the folder's files are not written in one go.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="foretrain-tests-"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import jax
 import numpy as np
@@ -42,13 +34,6 @@ FIRST = (
     "test_filtered_fourier",
 )
 """The files that take longest: begun last, one of them would keep one process busy while the other waits."""
-
-
-def pytest_unconfigure() -> None:
-    """Takes the compiled programs away: a test process of several may end without Python's own clearing up."""
-    folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    if folder.name.startswith("foretrain-tests-"):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

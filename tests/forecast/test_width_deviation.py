@@ -6,8 +6,10 @@ import scipy.stats
 
 from foretrain._foundation import ForetrainError
 from foretrain.data import OperatorDataset
-from foretrain.forecast import WidthDeviation, log_spaced_steps, measure_width_deviation
-from foretrain.forecast._width import BASES, STUDENT_QUANTILE
+from foretrain.forecast import GradientDescent, WidthDeviation, log_spaced_steps, measure_width_deviation
+from foretrain.forecast._width import BASES, STUDENT_QUANTILE, _at_count, _Pilot
+from foretrain.models import ShallowOperator, draw_network
+from foretrain.problems import burgers
 
 SMALL = {"pilots": 4, "functions": 20, "points": 8}
 
@@ -86,6 +88,32 @@ def test_own_pilots_are_the_network_itself_on_other_functions(split, model, devi
     own = measure_width_deviation(split[0], model, 100, pilot_width=64, draws="own", **SMALL)
     # One draw learns each subset alike; other draws differ among themselves as well.
     assert overall(own.loss["infinite width"]) < overall(deviation.loss["infinite width"])
+
+
+def test_deviations_are_led_on_along_the_root_of_the_number_of_functions():
+    def seen(count):
+        return 0.1 - 2 / np.sqrt(count) * np.ones(3), np.array([0.3, 0.2, 0.1]) + 1 / np.sqrt(count)
+
+    for wanted in (100, 900, 40_000):
+        for found, truth in zip(_at_count(seen(100), seen(25), 100, wanted), seen(wanted), strict=True):
+            np.testing.assert_allclose(found, truth, rtol=1e-12)
+
+
+def test_a_pilot_and_a_smaller_one_tell_the_deviation_on_more_functions():
+    data = burgers(samples=480, resolution=16, time_steps=50)
+    network = draw_network(ShallowOperator(256, 2), data, 0)
+    marks, check = np.array([0, 10, 100, 300]), data.take(np.arange(448, 480))
+
+    def deviation(count, subset=0):
+        order = np.random.default_rng(subset).permutation(448)
+        pilot = _Pilot(network, data.take(np.sort(order[:count])), check, GradientDescent())
+        return pilot.deviations(ShallowOperator(256, 2), ("drawn weights",), marks, 0)["drawn weights"][0][-1]
+
+    truth = deviation(448)
+    seen, fewer = (np.mean([deviation(count, subset) for subset in range(4)], axis=0) for count in (128, 32))
+    told = _at_count((seen, seen), (fewer, fewer), 128, 448)[0]
+    assert abs(seen - truth) > 0.01
+    assert abs(told - truth) < 0.5 * abs(seen - truth)
 
 
 def test_quantiles_are_those_of_students_distribution():

@@ -16,7 +16,7 @@ from foretrain.forecast._long_steps import LongSteps
 from foretrain.forecast._methods import GradientDescent, Method
 from foretrain.forecast._motion import advance, motion_of
 from foretrain.forecast._spectral import spectral_curves
-from foretrain.models import ShallowOperator, draw_network, group_rates
+from foretrain.models import DeepONet, ShallowOperator, draw_network, group_rates
 
 Array = np.ndarray
 Basis = Literal["infinite width", "drawn weights"]
@@ -31,8 +31,14 @@ SHARE_OF_DRAW = 0.6
 """Of the spread between draws, which pilots show larger than the run: over fewer functions less of it averages out."""
 MARGIN_OF_WIDTH = 1.5
 """Pilots tell their own spread to a factor of about 1.5 either way, and it falls more slowly than in theory."""
-MOST_FUNCTIONS = 512
+MOST_FUNCTIONS = 256
 """Of a pilot, by default."""
+MOST_CHECKED = 64
+"""Functions that a pilot's test error is measured on."""
+TOLERANCE = 1e-2
+"""Of the loss that a pilot's kernel foretells for its last step."""
+FEWEST_FUNCTIONS = 32
+"""Of the smaller one beside it, a quarter as large, that shows how deviations grow with their number."""
 NEARBY = np.log(3)
 """In logarithms of the steps: the spread of the pilots anywhere so near counts."""
 PILOTS_APART = 16
@@ -126,10 +132,16 @@ def measure_width_deviation(
     pilot_width: int | None = None,
     pilots: int = 4,
     functions: int | None = None,
-    points: int = 64,
+    points: int = 32,
     progress: Progress = ignore_progress,
 ) -> WidthDeviation:
     """Trains pilots on subsets of the data and compares them with their own forecast.
+
+        d(n) = d_run + c / sqrt(n)          mean logarithmic deviation on n functions
+
+    Features move for all functions together, so deviations grow with their number: each pilot is trained on n and on a
+    quarter of them, and the line through both leads to the run's number. **Estimate:** the root fits what was measured
+    (docs/decisions/0005); where a quarter would be under 32 functions, the deviation of n stands for the run's.
 
     Arguments:
         train: the training data. A pilot sees `functions` of them, and as many others for its test error.
@@ -145,8 +157,9 @@ def measure_width_deviation(
             of their own, as the forecast of infinite width is for any draw. Where there is none, they are always own.
         pilot_width: of a shallow operator's pilots, if not its own.
         pilots: how many, one of 4, 6, 8, 12, 16.
-        functions: by default half of the data and at most 512. Deviations grow with their number.
-        points: of a shallow operator's pilots; others keep all query points.
+        functions: of a pilot, and no extrapolation from them; by default half of the data and at most 256, and a
+            quarter of these.
+        points: of the pilots of a shallow operator or a DeepONet; others keep all query points.
 
     Raises:
         ForetrainError: another number of pilots.
@@ -156,7 +169,8 @@ def measure_width_deviation(
         raise ForetrainError(f"pilots: expected one of {', '.join(map(str, STUDENT_QUANTILE))}, came {pilots}")
     if limited:
         model = replace(model, width=pilot_width or model.width)
-    if isinstance(model, ShallowOperator):
+    functions_of_run = len(train)
+    if isinstance(model, ShallowOperator | DeepONet):
         # The embedding must be that of the full problem: a thinned grid may look different.
         model = replace(model, embedding=model.embedding_for(train))
         train = _thinned(train, points)
@@ -168,13 +182,17 @@ def measure_width_deviation(
     found: dict[Basis, list[tuple[Array, Array]]] = {basis: [] for basis in (BASES if limited else BASES[1:])}
     for number in range(pilots):
         order = rng.permutation(len(train))
-        pilot = _Pilot(
-            draw_network(model, train, key * PILOTS_APART + number if limited and draws == "fresh" else key),
-            train.take(np.sort(order[:half])),
-            train.take(np.sort(order[half : 2 * half])),
-            stepping,
-        )
-        for basis, deviations in pilot.deviations(model, tuple(found), marks, number).items():
+        network = draw_network(model, train, key * PILOTS_APART + number if limited and draws == "fresh" else key)
+
+        def pilot(count: int, network: Any = network, order: Array = order) -> _Pilot:
+            learn, check = np.sort(order[:count]), np.sort(order[half : half + min(count, MOST_CHECKED)])
+            return _Pilot(network, train.take(learn), train.take(check), stepping)
+
+        seen = pilot(half).deviations(model, tuple(found), marks, number)
+        if functions is None and half // 4 >= FEWEST_FUNCTIONS:
+            fewer = pilot(half // 4).deviations(model, tuple(found), marks, number)
+            seen = {basis: _at_count(seen[basis], fewer[basis], half, functions_of_run) for basis in seen}
+        for basis, deviations in seen.items():
             found[basis].append(deviations)
         progress("training pilots", number + 1, pilots)
     return _summary(found, marks, model.width if limited else 1, pilots)
@@ -220,6 +238,13 @@ def _summary(found: dict[Basis, list[tuple[Array, Array]]], marks: Array, width:
             shift[which][basis] = np.mean(logs, axis=0)
             spread[which][basis] = np.std(logs, axis=0, ddof=1) * np.sqrt(1 + 1 / pilots)
     return WidthDeviation(marks.astype(float), *spread, width, pilots, *shift)
+
+
+def _at_count(seen: tuple[Array, Array], fewer: tuple[Array, Array], count: int, wanted: int) -> tuple[Array, Array]:
+    """Deviations d_run + c / sqrt(n) at the number of functions wanted, from those at `count` and at a quarter."""
+    further = (count**-0.5 - wanted**-0.5) / ((count // 4) ** -0.5 - count**-0.5)
+    loss, error = (more + further * (more - less) for more, less in zip(seen, fewer, strict=True))
+    return loss, error
 
 
 def _thinned(data: OperatorDataset, points: int) -> OperatorDataset:
@@ -289,6 +314,7 @@ class _Pilot:
             normalised_outputs(self.network, self.learn) - scale.normalise(self.learn.outputs),
             method,
             int(marks[-1]),
+            tolerance=TOLERANCE,
             test=testing,
             test_start=normalised_outputs(self.network, self.check),
             test_truth=scale.normalise(self.check.outputs),
