@@ -1,5 +1,8 @@
 """Finds the command, runs it, and turns failures a user can act on into one line and exit code 2."""
 
+import contextlib
+import io
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -37,14 +40,7 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `foretrain`."""
     try:
-        command = tyro.cli(
-            Command,
-            prog="foretrain",
-            description="Forecast how a neural operator will train, train it with a certificate, ship it small.",
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
-        command.execute()
+        parsed(arguments).execute()
     except ForetrainError as error:
         fail(str(error))
     except OSError as error:
@@ -55,6 +51,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("foretrain: interrupted; what was finished is in the run folder", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def parsed(arguments: Sequence[str] | None) -> Command:
+    """The command of these arguments.
+
+    Raises:
+        ForetrainError: arguments that are no command.
+        SystemExit: after --help.
+    """
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(
+                Command,
+                prog="foretrain",
+                description="Forecast how a neural operator will train, train it with a certificate, ship it small.",
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit:
+        # Help goes to standard output and leaves nothing here.
+        if told.getvalue().strip():
+            raise ForetrainError(one_line(told.getvalue())) from None
+        raise
+
+
+def one_line(box: str) -> str:
+    """What the parser says in a frame, as one line: what is wrong, the likeliest correction, where to read on."""
+    inside = [line.strip("│ ") for line in box.splitlines() if not line.lstrip().startswith(("╭", "╰"))]
+    sections: list[list[str]] = [[]]
+    for line in inside:
+        if line and not line.strip("─-"):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    if "╭" not in box:
+        # Without characters for a frame, its title is the first section.
+        del sections[0]
+    wrong = " ".join(sections[0]).rstrip(".")
+    wrong += next(("; " + " ".join(part) for part in sections[1:] if part[0].startswith("Available")), "")
+    meant = next((part[1] for part in sections[1:] if part[0].startswith("Perhaps") and part[1:]), "")
+    name = re.match(r"--\S+", meant)
+    helps = re.search(r"foretrain( \S+)? --help", " ".join(inside))
+    where = helps.group() if helps else "foretrain --help"
+    return wrong + (f"; perhaps {name.group()}" if name else "") + f"; see {where}"
 
 
 def fail(message: str) -> NoReturn:
