@@ -149,6 +149,12 @@ def test_a_folder_without_permission_to_write_is_refused(good, refused, said, mo
     said(refused("run good.npz"), "runs: .* without permission to write")
 
 
+def test_a_run_of_other_settings_is_not_written_over(good, folder, refused, said):
+    Path("done").mkdir()
+    Path("done/config.toml").write_text(f'[data]\npath = "{good.resolve()}"\ntest = 5\nkey = 0\n[run]\nsteps = 7\n')
+    said(refused("run good.npz --test 5 --steps 8 --out done"), "^foretrain: done: .*other steps; choose another --out")
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "message"),
     [

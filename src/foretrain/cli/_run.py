@@ -65,7 +65,27 @@ class RunCommand:
         require_enough(len(learn), source["path"])
         source |= {"test": len(held_out), "key": split_key}
         folder = new_run_folder(learn.name, self.out)
+        require_same_job(folder, source, settings)
         run_main_job(learn, held_out, folder, settings, source, Display(self.json))
+
+
+def require_same_job(folder: Path, source: dict[str, Any], settings: PipelineSettings) -> None:
+    """Refuses to write over a run of other data or settings; the same job may go on, or be done again.
+
+    Raises:
+        ForetrainError: naming the folder and what differs.
+    """
+    config = folder / "config.toml"
+    if not config.exists():
+        return
+    there_source, there_settings = read_config(config)
+    there, here = (vars(each[1]) | each[0] for each in ((there_source, there_settings), (source, settings)))
+    others = sorted(name for name in there | here if there.get(name) != here.get(name))
+    if others:
+        raise ForetrainError(
+            f"{folder}: expected a folder of its own for this run, came one with a run of other "
+            f"{', '.join(others)}; choose another --out"
+        )
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], PipelineSettings]:
