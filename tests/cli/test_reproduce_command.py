@@ -18,6 +18,7 @@ def brief(monkeypatch):
     """Of the experiments on fixed samples only one, and that small."""
     small = dataclasses.replace(SAMPLED_SETTINGS["relu"], samples=100, steps=300, test_samples=50)
     monkeypatch.setattr(_reproduce, "SAMPLED_NAMES", {"relu": "ReLU teacher"})
+    monkeypatch.setattr(_reproduce, "DISTURBED_NAMES", {"relu": "ReLU teacher"})
     monkeypatch.setattr(_reproduce, "SAMPLED_SETTINGS", {"relu": small})
 
 

@@ -11,7 +11,13 @@ from pages import Page, plain
 from foretrain.problems import PiecewiseConstant
 from foretrain.report import two_timescale_page
 from foretrain.report._two_timescale_animation import FRAMES
-from foretrain.studies import Reproduction, ReproductionSettings, SampledComparison
+from foretrain.studies import (
+    DisturbedComparison,
+    Reproduction,
+    ReproductionSettings,
+    RobustnessTable,
+    SampledComparison,
+)
 from foretrain.studies._one_start import OneStart, Trajectory
 from foretrain.studies._step_coverage import CoverageSetting, StepCoverage
 from foretrain.studies._two_timescale_settings import SAMPLED_SETTINGS
@@ -69,7 +75,19 @@ def result():
         )
         for name, title in (("steps-2d", "2-D steps"), ("relu", "ReLU <teacher>"))
     )
-    return Reproduction(ReproductionSettings(seeds=3), start, sweep, equal, two, sampled, 60.0)
+    seed_errors = np.array([0.9, 1.0, 1.1])
+    tables = tuple(
+        RobustnessTable(
+            kind,
+            (0.0, 0.5),
+            np.array([0.1, 0.2])[:, None] * seed_errors,
+            np.array([0.1, 0.2 * factor])[:, None] * seed_errors,
+            0.006,
+        )
+        for kind, factor in (("label noise", 1.5), ("input noise", 1.0), ("covariate shift", 0.5))
+    )
+    disturbed = (DisturbedComparison("ReLU <teacher>", SAMPLED_SETTINGS["relu"], tables, 2.5),)
+    return Reproduction(ReproductionSettings(seeds=3), start, sweep, equal, two, sampled, disturbed, 60.0)
 
 
 @pytest.fixture
@@ -173,6 +191,27 @@ def test_where_equal_rates_do_as_well_it_is_said(show, result):
     changed = dataclasses.replace(result, sampled=(first, dataclasses.replace(second, training=better)))
     text = show(changed).text
     assert "In ReLU <teacher> equal rates end as low as two timescales or lower" in text
+
+
+def test_under_each_disturbance_it_is_said_who_ends_lower(show, result):
+    page = show(result)
+    assert "Equal rates end lower under label noise in ReLU <teacher>" in page.text
+    assert "Two timescales end lower under covariate shift in ReLU <teacher>" in page.text
+    assert "no difference is seen under input noise in ReLU <teacher>" in page.text
+    rows = [plain(element["text"]) for element in page.elements if element["tag"] == "tr"]
+    (row,) = [row for row in rows if "label noise" in row and "0.30" in row]
+    assert "0.20" in row
+    assert "1.50 (1.50 to 1.50)" in row
+    assert "equal rates better" in row
+
+
+def test_diverged_equal_rates_leave_the_page_whole(show, result):
+    (each,) = result.disturbed
+    diverged = dataclasses.replace(each.tables[0], equal_rates=np.array([[0.1, 0.1, 0.1], [np.inf] * 3]))
+    tables = (diverged, *each.tables[1:])
+    page = show(dataclasses.replace(result, disturbed=(dataclasses.replace(each, tables=tables),)))
+    rows = [plain(element["text"]) for element in page.elements if element["tag"] == "tr"]
+    assert [row for row in rows if "3 diverged" in row]
 
 
 def test_a_steep_limit_at_rest_has_no_place_on_a_logarithmic_axis(show, result):

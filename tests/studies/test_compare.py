@@ -9,6 +9,7 @@ import scipy.stats
 from foretrain._foundation import ForetrainError, write_json
 from foretrain.problems import antiderivative
 from foretrain.studies import compare
+from foretrain.studies._compare import paired_effect
 from foretrain.tangent import BranchTrunkSettings, InfiniteWidthOperator
 
 SEEDS = 6
@@ -149,3 +150,46 @@ def test_a_comparison_is_plain_values_for_a_file(comparison, tmp_path):
     record = json.loads(write_json(tmp_path / "comparison.json", comparison.as_dict()).read_text())
     assert record["errors"] == {name: list(errors) for name, errors in ERRORS.items()}
     assert record["effects"]["worse"]["verdict"] == "worse"
+
+
+def test_the_interval_of_finite_errors_is_that_of_a_paired_t_test():
+    errors, reference = np.random.default_rng(3).uniform(0.5, 2, (2, 9))
+    effect = paired_effect(errors, reference)
+    interval = scipy.stats.ttest_rel(np.log(errors), np.log(reference)).confidence_interval(0.95)
+    assert np.log([effect.lower, effect.upper]) == pytest.approx(tuple(interval))
+    assert effect.ratio == pytest.approx(scipy.stats.gmean(errors / reference))
+
+
+def test_with_diverged_runs_the_interval_is_that_of_the_median():
+    errors = np.array([0.2, 0.4, 0.6, 0.8, 0.3, np.inf, 0.9])
+    effect = paired_effect(errors, np.ones(7))
+    # The median of seven pairs lies outside their extremes with probability 2 / 2^7, outside the next two with 1 / 8.
+    assert (effect.lower, effect.ratio, effect.upper) == (pytest.approx(0.2), pytest.approx(0.6), np.inf)
+    assert effect.verdict == "no difference seen"
+    assert paired_effect(np.ones(6), np.full(6, np.inf)).verdict == "better"
+    assert paired_effect(np.full(6, np.inf), np.ones(6)).verdict == "worse"
+    # Five agree by chance with probability 2 / 2^5 > 0.05.
+    assert paired_effect(np.ones(5), np.full(5, np.inf)).verdict == "no difference seen"
+
+
+def test_the_interval_with_diverged_runs_holds_the_median_as_often_as_it_says():
+    rng, held, trials, seeds = np.random.default_rng(4), 0, 2_000, 12
+    # A fifth diverge: the median of all is the 0.5 / 0.8 quantile of those that end.
+    median = np.exp(0.7 + scipy.stats.norm.ppf(0.5 / 0.8))
+    for _ in range(2_000):
+        errors = np.exp(rng.normal(0.7, 1.0, seeds))
+        errors[rng.uniform(size=seeds) < 0.2] = np.inf
+        effect = paired_effect(errors, np.ones(seeds))
+        held += np.isinf(errors).any() and effect.lower <= median <= effect.upper
+        trials -= not np.isinf(errors).any()
+    # Binomial scatter of 2000 trials: 0.005.
+    assert held / trials > 0.94
+    assert held / trials < 0.995
+
+
+def test_runs_that_both_diverged_are_equal():
+    effect = paired_effect(np.full(8, np.inf), np.full(8, np.inf))
+    assert (effect.ratio, effect.lower, effect.upper) == (1, 1, 1)
+    assert effect.verdict == "no difference seen"
+    half = np.where(np.arange(8) < 4, np.inf, 1.0)
+    assert paired_effect(half, half[::-1]).ratio == 1

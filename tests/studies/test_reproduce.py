@@ -36,11 +36,12 @@ def result():
     stages = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_reproduce, "SAMPLED_NAMES", {"relu": "ReLU teacher"})
+        patch.setattr(_reproduce, "DISTURBED_NAMES", {"relu": "ReLU teacher"})
         patch.setattr(_reproduce, "SAMPLED_SETTINGS", {"relu": SMALL_RELU})
         found = reproduce_two_timescales(
             ReproductionSettings(seeds=2), lambda stage, done, total, figures=None: stages.append(stage)
         )
-    assert {"gradient flow", "limit of ratio 0", "coverage, ratio 0.01"} <= set(stages)
+    assert {"gradient flow", "limit of ratio 0", "coverage, ratio 0.01", "relu, disturbed"} <= set(stages)
     return found
 
 
@@ -179,6 +180,16 @@ def test_equal_rates_take_the_best_of_their_step_sizes(result):
     np.testing.assert_array_equal(found.test["two timescales"], two.test_error)
 
 
+def test_noise_and_covariate_shift_are_run_on_the_seeds_of_the_key(result):
+    (each,) = result.disturbed
+    assert [table.kind for table in each.tables] == ["label noise", "input noise", "covariate shift"]
+    for table in each.tables:
+        assert table.levels[0] == 0
+        np.testing.assert_array_equal(table.two_timescales[0], run_sampled(SMALL_RELU, None, [0, 1]).test_error)
+    assert ReproductionSettings(full=True).disturbed_seeds == 20
+    assert ReproductionSettings(seeds=5).disturbed_seeds == 5
+
+
 @pytest.mark.parametrize("seeds", [5, 20, 100])
 def test_the_interval_of_a_share_is_exact_at_its_ends(seeds):
     low, high = share_interval(0, seeds)
@@ -195,6 +206,8 @@ def test_the_file_holds_the_figures(result, tmp_path):
     np.testing.assert_array_equal(online["positions"], result.start.online.positions)
     assert record["coverage"][1]["losses"] == result.two_timescales.losses.tolist()
     assert record["sampled"][0]["training"]["limit"] == result.sampled[0].training["limit"].tolist()
+    label_noise = record["disturbed"][0]["tables"][0]
+    assert label_noise["levels"][1]["equal_rates"] == result.disturbed[0].tables[0].equal_rates[1].tolist()
     assert "positions" not in result.as_dict(trajectories=False)["one_start"]["dynamics"]["online descent"]
 
 

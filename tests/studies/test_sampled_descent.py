@@ -14,7 +14,6 @@ from foretrain.studies._two_timescale_settings import (
     activation_shape,
     draw_network,
     draw_sample,
-    robustness_sweep,
     run_equal_rates,
     run_sampled,
 )
@@ -195,18 +194,6 @@ def test_disturbances_do_what_they_say():
     np.testing.assert_array_equal(shifted.labels, many.teacher(shifted.points))
 
 
-def test_errors_of_a_robustness_sweep_grow_and_start_undisturbed():
-    setting = replace(STEPS, steps=400, samples=200)
-    table = robustness_sweep(setting, "label noise", [0.0, 3.0], range(4))
-    assert table.equal_rates.shape == table.two_timescales.shape == (2, 4)
-    np.testing.assert_array_equal(table.two_timescales[0], run_sampled(setting, None, range(4)).test_error)
-    equal = run_equal_rates(setting, range(4))
-    assert table.equal_rates_step_size == equal.setting.step_size
-    np.testing.assert_array_equal(table.equal_rates[0], equal.test_error)
-    assert (table.two_timescales[1] > table.two_timescales[0]).all()
-    assert (table.equal_rates[1] > table.equal_rates[0]).all()
-
-
 def test_divergence_is_an_infinite_error_and_never_chosen():
     result = run_sampled(replace(STEPS, step_size=50.0, steps=400), 1.0, [0])
     assert np.isinf(result.training_error[0])
@@ -224,5 +211,3 @@ def test_impossible_settings_are_refused_in_one_line(change):
 def test_impossible_requests_are_refused():
     with pytest.raises(ForetrainError, match="ratio"):
         run_sampled(STEPS, -1.0)
-    with pytest.raises(ForetrainError, match="label noise"):
-        robustness_sweep(STEPS, "dropout", [0.0])

@@ -12,7 +12,13 @@ from foretrain.cli._checks import require_folder, require_values
 from foretrain.cli._display import Display, seconds
 from foretrain.cli._main_job import command_line
 from foretrain.report import two_timescale_page
-from foretrain.studies import Reproduction, ReproductionSettings, environment, reproduce_two_timescales
+from foretrain.studies import (
+    Reproduction,
+    ReproductionSettings,
+    RobustnessTable,
+    environment,
+    reproduce_two_timescales,
+)
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,7 @@ class Reproduce:
     """Run a published study again, beside what was published, and write its page.
 
     two-timescale: Marion, Berthier (NeurIPS 2023): small networks that reach the optimum because the inner layer moves
-    far more slowly than the outer one. About a minute of one core; with --full, about
-    six.
+    far more slowly than the outer one. About a minute of one core; with --full, about eight.
 
     Example: foretrain reproduce two-timescale --out runs/two-timescale
     """
@@ -78,6 +83,28 @@ def show_reproduction(display: Display, result: Reproduction) -> None:
         ("", *ways),
         [(each.title, *("{:.2g} / {:.2g}".format(*each.medians(way)) for way in ways)) for each in result.sampled],
         right=ways,
+    )
+    display.heading(
+        "Disturbed samples: median test errors at the last level, ratio two timescales / equal rates over all"
+    )
+    display.table(
+        ("", "disturbance", "levels", "equal rates", "two timescales", "ratio (95 %)", "verdict"),
+        [disturbed_row(each.title, table) for each in result.disturbed for table in each.tables],
+        right=("equal rates", "two timescales", "ratio (95 %)"),
+    )
+
+
+def disturbed_row(title: str, table: RobustnessTable) -> tuple[str, ...]:
+    """One disturbance in figures: median test errors at its largest level, and who ends lower at all of them."""
+    effect = table.effect
+    exceptions = [f"; at {level:g} {verdict}" for level, verdict in table.exceptions]
+    return (
+        title,
+        table.kind,
+        ", ".join(f"{level:g}" for level in table.levels),
+        *(f"{np.median(errors[-1]):.2g}" for errors in (table.equal_rates, table.two_timescales)),
+        f"{effect.ratio:.3g} ({effect.lower:.3g} to {effect.upper:.3g})",
+        table.verdict + "".join(exceptions),
     )
 
 

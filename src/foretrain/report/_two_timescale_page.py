@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from foretrain._foundation import require_extra, write_atomically
+from foretrain.report._charts import Chart
+from foretrain.report._disturbed_data import disturbed_charts, disturbed_remarks, level_rows, verdict_rows
 from foretrain.report._figures import Figure
 from foretrain.report._format import count, number, percent, seconds
 from foretrain.report._page import _filters, _script_json
@@ -28,6 +30,7 @@ _SECTIONS = {
     "ratios": "The sweep over ratios",
     "shares": "How often every jump is covered",
     "samples": "Several dimensions and ReLUs",
+    "disturbed": "Noise and shifted data",
     "replay": "Replay",
 }
 _TONES = {"reproduced": "good", "not reproduced": "bad", "for information": "quiet"}
@@ -64,6 +67,7 @@ def two_timescale_page(result: Reproduction, path: str | Path, environment: Reco
         "sweep": sweep_chart(result.sweep),
         "covered": covered_chart(result.sweep),
     }
+    disturbed = disturbed_charts(result.disturbed)
     page = templates.get_template("two_timescale.html.jinja").render(
         sections=_SECTIONS,
         lead=lead(result),
@@ -76,9 +80,10 @@ def two_timescale_page(result: Reproduction, path: str | Path, environment: Reco
         samples=[sample_row(each) for each in result.sampled],
         sample_seeds=len(result.sampled[0].training["limit"]) if result.sampled else 0,
         samples_remark=samples_remark(result),
+        disturbed=disturbed_view(result, disturbed),
         uniform=result.settings.uniform,
         environment=[(name, str(value)) for name, value in (environment or {}).items() if value is not None],
-        payload=markup(_script_json([chart.payload for chart in charts.values()])),
+        payload=markup(_script_json([chart.payload for chart in (*charts.values(), *disturbed)])),
         frames=markup(json.dumps(animation_frames(result), allow_nan=False, separators=(",", ":"))),
         style=markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=markup((_HERE / "page.js").read_text(encoding="utf-8")),
@@ -228,3 +233,19 @@ def samples_remark(result: Reproduction) -> str:
         f"In {' and '.join(as_well)} equal rates end as low as two timescales or lower once they take the best of "
         "several step sizes: there the slow inner layer does not help."
     )
+
+
+def disturbed_view(result: Reproduction, charts: list[Chart]) -> Record:
+    """The experiments under noise and covariate shift."""
+    tables = [table for each in result.disturbed for table in each.tables]
+    return {
+        "charts": charts,
+        "remarks": disturbed_remarks(result.disturbed),
+        "verdicts": verdict_rows(result.disturbed),
+        "levels": level_rows(result.disturbed),
+        "seeds": tables[0].equal_rates.shape[1] if tables else 0,
+        "step_sizes": [
+            (each.title, each.tables[0].equal_rates_step_size, each.setting.step_size) for each in result.disturbed
+        ],
+        "seconds": sum(each.seconds for each in result.disturbed),
+    }

@@ -1,6 +1,12 @@
 """Whole studies: the main job end to end, and comparisons of ways to train."""
 
 from foretrain.studies._compare import Comparison, Effect, compare
+from foretrain.studies._disturbed_data import (
+    DisturbedComparison,
+    RobustnessTable,
+    compare_on_disturbed_data,
+    robustness_sweep,
+)
 from foretrain.studies._environment import environment
 from foretrain.studies._one_start import OneStart, Trajectory
 from foretrain.studies._pipeline import (
@@ -30,10 +36,8 @@ from foretrain.studies._step_coverage import (
 )
 from foretrain.studies._two_timescale_settings import (
     SAMPLED_SETTINGS,
-    RobustnessTable,
     SampledResult,
     SampledSetting,
-    robustness_sweep,
     run_equal_rates,
     run_sampled,
 )
@@ -47,6 +51,7 @@ __all__ = [
     "Claim",
     "Comparison",
     "CoverageSetting",
+    "DisturbedComparison",
     "Effect",
     "OneStart",
     "PipelineResult",
@@ -61,6 +66,7 @@ __all__ = [
     "Trajectory",
     "checked_steps",
     "compare",
+    "compare_on_disturbed_data",
     "covered_jumps",
     "drawn_positions",
     "environment",

@@ -21,7 +21,7 @@ class Effect:
 
     Attributes:
         ratio: geometric mean, over seeds, of its error divided by the first arm's.
-        lower, upper: 95 % interval of that ratio (Student's t on paired log errors).
+        lower, upper: 95 % interval of that ratio (Student's t on paired log errors; see `paired_effect`).
         verdict: "better", "worse" or "no difference seen".
     """
 
@@ -92,7 +92,7 @@ def compare(
             cpu[index, seed] = time.process_time() - started_cpu
             errors[index, seed] = trained.score(check)
     progress("comparing", seeds * len(names), seeds * len(names))
-    effects = {name: _effect(errors[index + 1], errors[0]) for index, name in enumerate(names[1:])}
+    effects = {name: paired_effect(errors[index + 1], errors[0]) for index, name in enumerate(names[1:])}
     tables = [dict(zip(names, table, strict=True)) for table in (errors, wall, cpu)]
     return Comparison(tables[0], tables[1], tables[2], effects)
 
@@ -101,9 +101,27 @@ def _trained(arm: Any, learn: OperatorDataset, seed: int) -> Any:
     return arm.fit(learn) if hasattr(arm, "fit") else arm(learn, seed)
 
 
-def _effect(errors: Float[np.ndarray, " seeds"], reference: Float[np.ndarray, " seeds"]) -> Effect:
-    difference = np.log(errors) - np.log(reference)
-    middle = float(np.mean(difference))
-    reach = float(scipy.stats.t.ppf(0.975, len(difference) - 1) * np.std(difference, ddof=1) / len(difference) ** 0.5)
-    verdict = "better" if middle + reach < 0 else "worse" if middle - reach > 0 else "no difference seen"
-    return Effect(float(np.exp(middle)), float(np.exp(middle - reach)), float(np.exp(middle + reach)), verdict)
+def paired_effect(errors: Float[np.ndarray, " seeds"], reference: Float[np.ndarray, " seeds"]) -> Effect:
+    """How positive errors compare with those of a reference on the same seeds.
+
+    The interval is Student's t on paired log errors. Where a run diverged (an infinite error), or with a single seed,
+    it is that of the median ratio by the sign test, which asks nothing of the errors but six seeds to be finite.
+
+    **Assumption:** of Student's t: the log errors of a seed differ by a normal variable.
+    """
+    with np.errstate(invalid="ignore"):
+        difference = np.log(errors) - np.log(reference)
+    difference = np.where(np.isnan(difference), 0.0, difference)  # both diverged
+    seeds = len(difference)
+    if seeds > 1 and np.all(np.isfinite(difference)):
+        middle = float(np.mean(difference))
+        reach = float(scipy.stats.t.ppf(0.975, seeds - 1) * np.std(difference, ddof=1) / seeds**0.5)
+        low, high = middle - reach, middle + reach
+    else:
+        ordered = np.sort(difference)
+        middle = float(ordered[(seeds - 1) // 2 : seeds // 2 + 1].clip(-1e300, 1e300).mean())
+        rank = int(scipy.stats.binom.ppf(0.025, seeds, 0.5))
+        low, high = (float(ordered[rank - 1]), float(ordered[-rank])) if rank else (-np.inf, np.inf)
+    verdict = "better" if high < 0 else "worse" if low > 0 else "no difference seen"
+    with np.errstate(over="ignore"):
+        return Effect(float(np.exp(middle)), float(np.exp(low)), float(np.exp(high)), verdict)

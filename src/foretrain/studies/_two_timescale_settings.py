@@ -1,4 +1,4 @@
-"""Two timescales on a fixed sample: the published experiments in several dimensions and with ReLUs, and their noise."""
+"""Two timescales on a fixed sample: the published experiments in several dimensions and with ReLUs."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 EQUAL_RATES_STEP_SIZES = (1.0, 0.3, 0.1, 0.03)
 """The step sizes equal rates may choose from, as multiples of the setting's."""
-DISTURBANCES = ("label noise", "input noise", "covariate shift")
 
 
 @dataclass(frozen=True)
@@ -152,24 +151,6 @@ class SampledResult:
     seconds: float
 
 
-@dataclass(frozen=True)
-class RobustnessTable:
-    """Test errors under a disturbance of the training data that grows.
-
-    Attributes:
-        kind: "label noise", "input noise" or "covariate shift".
-        levels: standard deviations, or s of the training density Beta(1, 1 + s).
-        equal_rates, two_timescales: test errors, [levels, seeds].
-        equal_rates_step_size: what equal rates used, chosen on the undisturbed sample.
-    """
-
-    kind: str
-    levels: tuple[float, ...]
-    equal_rates: Float[np.ndarray, "levels seeds"]
-    two_timescales: Float[np.ndarray, "levels seeds"]
-    equal_rates_step_size: float
-
-
 def run_sampled(
     setting: SampledSetting,
     ratio: float | None = None,
@@ -237,6 +218,7 @@ def run_equal_rates(
     progress: Progress = ignore_progress,
     *,
     multiples: Sequence[float] = EQUAL_RATES_STEP_SIZES,
+    records: int = 20,
 ) -> SampledResult:
     """Equal rates with as many steps, at the step size (of a few multiples of the setting's) of least training error.
 
@@ -246,50 +228,8 @@ def run_equal_rates(
     if not multiples:
         raise ForetrainError("run_equal_rates: expected at least one multiple of the step size, came none")
     sizes = [setting.step_size * multiple for multiple in multiples]
-    results = [run_sampled(replace(setting, step_size=size), 1.0, seeds, progress) for size in sizes]
+    results = [run_sampled(replace(setting, step_size=size), 1.0, seeds, progress, records=records) for size in sizes]
     return min(results, key=lambda result: float(np.median(result.training_error)))
-
-
-def robustness_sweep(
-    setting: SampledSetting,
-    kind: str,
-    levels: Sequence[float],
-    seeds: Sequence[int] = range(20),
-    progress: Progress = ignore_progress,
-) -> RobustnessTable:
-    """Test errors of equal rates and of two timescales as a disturbance of the training data grows.
-
-    The same points, noise and starts are used at all levels and for both, so that columns and rows are paired.
-
-    Arguments:
-        setting: without the disturbance.
-        kind: "label noise", "input noise" (levels: standard deviations), or "covariate shift" (levels s: coordinates
-            of the training points follow Beta(1, 1 + s), those of the test points stay uniform).
-        levels: at least 0.
-
-    Raises:
-        ForetrainError: for another kind, no level or a level below 0.
-    """
-    if kind not in DISTURBANCES or not levels or min(levels) < 0:
-        raise ForetrainError(
-            f"robustness_sweep: expected one of {', '.join(DISTURBANCES)} and levels of at least 0, "
-            f"came {kind!r} and {list(levels)}"
-        )
-    step_size = run_equal_rates(setting, seeds, progress).setting.step_size
-    equal, two = [], []
-    for level in levels:
-        disturbed = _disturbed(setting, kind, level)
-        equal.append(run_sampled(replace(disturbed, step_size=step_size), 1.0, seeds, progress).test_error)
-        two.append(run_sampled(disturbed, None, seeds, progress).test_error)
-    return RobustnessTable(kind, tuple(levels), np.array(equal), np.array(two), step_size)
-
-
-def _disturbed(setting: SampledSetting, kind: str, level: float) -> SampledSetting:
-    if kind == "label noise":
-        return replace(setting, label_noise=level)
-    if kind == "input noise":
-        return replace(setting, input_noise=level)
-    return replace(setting, density=(1.0, 1.0 + level))
 
 
 def draw_sample(setting: SampledSetting, seed: int) -> "Sample":
