@@ -47,7 +47,15 @@ from foretrain.models import (
 from foretrain.report import report
 from foretrain.studies import Comparison, compare
 from foretrain.tangent import InfiniteWidthOperator, empirical_kernel, tangent_kernel
-from foretrain.training import Certificate, Run, TrainedFourierOperator, TwoTimescale, train
+from foretrain.training import (
+    Certificate,
+    Run,
+    TrainedFourierOperator,
+    TwoTimescale,
+    TwoTimescaleForecast,
+    forecast_two_timescales,
+    train,
+)
 
 __version__ = "0.1.0"
 
@@ -85,6 +93,7 @@ __all__ = [
     "StochasticDescent",
     "TrainedFourierOperator",
     "TwoTimescale",
+    "TwoTimescaleForecast",
     "compare",
     "compress",
     "compression",
@@ -94,6 +103,7 @@ __all__ = [
     "explain_modes",
     "forecast",
     "forecast_adam",
+    "forecast_two_timescales",
     "load",
     "load_split",
     "models",

@@ -45,6 +45,8 @@ class Train:
     """Evaluations of the loss, at most, for the small network."""
     key: int = 0
     """Seed of the small network and of its held-out functions."""
+    no_forecast: bool = False
+    """Do not rehearse the small network's run to forecast what it will cost and reach."""
     test: int | None = None
     """Functions to hold out for testing."""
     out: Path | None = None
@@ -64,7 +66,7 @@ class Train:
             learn, test = load_split(self.data, self.test, self.key)
             model = ShallowOperator(self.width, self.branch_width, "tanh", form="shared")
             folder = new_run_folder(learn.name, self.out)
-            train_small_network(learn, test, model, self.steps, self.key, folder, display)
+            train_small_network(learn, test, model, self.steps, self.key, folder, display, not self.no_forecast)
             return
         model, norm, step_size, steps, key = read_plan(self.plan)
         learn, test = load_split(self.data, self.test, key)

@@ -14,6 +14,12 @@ from foretrain.training._step_flow import StepFlow, flow_steps, limit_flow
 from foretrain.training._step_limit import LimitEvent, LimitTrajectory, event_driven_limit, hitting_time
 from foretrain.training._step_loss import limit_loss, optimal_heights, step_gradient, step_loss, step_moments
 from foretrain.training._trained_fourier import TrainedFourierOperator
+from foretrain.training._two_timescale_forecast import (
+    Expected,
+    LearningLaw,
+    TwoTimescaleForecast,
+    forecast_two_timescales,
+)
 from foretrain.training._two_timescale_run import TwoTimescale, TwoTimescaleRecord, TwoTimescaleRun
 from foretrain.training._two_timescales import train_two_timescales
 from foretrain.training._variable_projection import (
@@ -27,11 +33,13 @@ __all__ = [
     "Certificate",
     "Check",
     "Checkpoint",
+    "Expected",
     "FlowResult",
     "FourierPrior",
     "FourierTraining",
     "FourierTrainingPoint",
     "FourierTrial",
+    "LearningLaw",
     "LimitEvent",
     "LimitTrajectory",
     "Measurement",
@@ -44,6 +52,7 @@ __all__ = [
     "Theorem",
     "TrainedFourierOperator",
     "TwoTimescale",
+    "TwoTimescaleForecast",
     "TwoTimescaleRecord",
     "TwoTimescaleRun",
     "certify",
@@ -52,6 +61,7 @@ __all__ = [
     "descend_online",
     "event_driven_limit",
     "flow_steps",
+    "forecast_two_timescales",
     "hitting_time",
     "integrate_flow",
     "limit_flow",
