@@ -8,7 +8,20 @@ import tyro
 
 from foretrain.cli._app import Command
 
-COMMANDS = ("demo", "run", "inspect", "plan", "forecast", "train", "fit", "compress", "predict", "report", "reproduce")
+COMMANDS = (
+    "demo",
+    "run",
+    "inspect",
+    "plan",
+    "forecast",
+    "train",
+    "fit",
+    "compress",
+    "predict",
+    "bench",
+    "report",
+    "reproduce",
+)
 
 
 def words(text):

@@ -52,6 +52,56 @@ def test_functions_on_a_grid_are_flattened_as_in_training(call, model, small_pla
     np.testing.assert_array_equal(flat, grid)
 
 
+@pytest.fixture
+def trusted(folder, file, small_plane):
+    """The model with a band of known widths and a score fitted to rough inputs."""
+    from foretrain.deployment import ConformalBand, OutOfRange
+    from foretrain.deployment._package import Package, with_trust
+
+    rough = np.random.default_rng(1).standard_normal((400, 48))
+    band = ConformalBand(0.9, 99, np.linspace(0.5, 1, 48), np.full(48, 2.0))
+    package = Package(file, "float32", 0, len(file), 0.0, 0.0)
+    Path("trusted.onnx").write_bytes(with_trust(package, band, OutOfRange.fit(rough)).file)
+    return "trusted.onnx"
+
+
+def test_answers_come_with_their_band_and_their_inputs_with_a_score(call, trusted):
+    inputs = np.random.default_rng(2).standard_normal((20, 48))
+    inputs[[3, 11]] *= [[0.01], [100.0]]
+    np.savez("inputs.npz", inputs=inputs)
+    outcome = call(f"predict {trusted} inputs.npz --out answers.npz --json --simultaneous")
+    summary, arrays = json.loads(outcome.output), read_npz("answers.npz")
+    assert summary["band"] == {"coverage": 0.9, "calibration_functions": 99}
+    assert {3, 11} <= set(summary["outside"]["rows"]) == set(np.flatnonzero(arrays["outside"]))
+    assert summary["outside"]["functions"] == arrays["outside"].sum() < 5
+    assert summary["outside"]["largest_score"] == arrays["score"].max()
+    assert np.argmax(arrays["score"]) in (3, 11)
+    width, whole = arrays["upper"] - arrays["lower"], arrays["upper_simultaneous"] - arrays["lower_simultaneous"]
+    np.testing.assert_allclose(width, np.tile(np.linspace(1, 2, 48), (20, 1)), rtol=1e-3)
+    np.testing.assert_allclose(whole, 4.0, rtol=1e-3)
+    np.testing.assert_allclose((arrays["upper"] + arrays["lower"]) / 2, arrays["outputs"], atol=1e-9)
+    assert [path.name for path in Path().glob(".*")] == []
+
+
+def test_one_line_says_how_many_inputs_are_outside(call, trusted):
+    np.savez("inputs.npz", inputs=np.random.default_rng(2).standard_normal((5, 48)) * 50)
+    lines = call(f"predict {trusted} inputs.npz").output.splitlines()
+    assert [line for line in lines if "outside" in line] == [
+        "5 of 5 inputs are outside the range of the training inputs (1 % would be, were all like them); "
+        "do not rely on their answers"
+    ]
+    arrays = read_npz("predictions.npz")
+    assert arrays["outside"].all()
+    assert "upper_simultaneous" not in arrays
+
+
+def test_a_file_without_trust_says_so(call, refused, said, model, small_plane):
+    np.savez("inputs.npz", inputs=small_plane.inputs)
+    said(refused(f"predict {model} inputs.npz --simultaneous"), "expected a file with a band for --simultaneous")
+    assert "this file carries no out-of-range score" in call(f"predict {model} inputs.npz").output
+    assert set(read_npz("predictions.npz")) == {"outputs"}
+
+
 INPUTS = {
     "other sensors": (np.ones((3, 47)), "expected values at 48 sensors"),
     "one function without its axis": (np.ones(48), r"shape \(48,\)"),

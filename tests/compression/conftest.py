@@ -1,13 +1,11 @@
-"""Small data on a circle and on an interval, and students of both forms whose networks are known."""
-
-from collections.abc import Callable
+"""Small data on a circle and on an interval, and a student whose network is known."""
 
 import numpy as np
 import pytest
 
-from foretrain.compression._students import ComponentStudent, FourierStudent, Student
+from foretrain.compression._component_student import ComponentStudent
 from foretrain.data import OperatorDataset
-from foretrain.models import ComponentOperator, ShallowFourierOperator
+from foretrain.models import ComponentOperator
 from foretrain.problems import antiderivative, burgers
 
 NEURONS = 6
@@ -24,18 +22,8 @@ def interval() -> OperatorDataset:
 
 
 @pytest.fixture(scope="session")
-def student(circle: OperatorDataset, interval: OperatorDataset) -> Callable[[str], tuple[Student, OperatorDataset]]:
-    """A small student with a random outer layer, and data of its kind."""
-
-    def build(form: str) -> tuple[Student, OperatorDataset]:
-        drawn: Student
-        if form == "component":
-            drawn, data = ComponentStudent.draw(ComponentOperator(NEURONS, 4, 3), interval, key=0), interval
-            shape = drawn.network.outer.shape
-        else:
-            reflection = -1 if form == "odd fourier" else 0
-            drawn = FourierStudent.draw(ShallowFourierOperator(NEURONS, 3, reflection=reflection), circle, key=0)
-            data, shape = circle, (*drawn.network.outer.shape, 1)
-        return drawn.with_weights(drawn.inner(), np.random.default_rng(1).standard_normal(shape)), data
-
-    return build
+def component(interval: OperatorDataset) -> ComponentStudent:
+    """A small student with a random outer layer."""
+    drawn = ComponentStudent.draw(ComponentOperator(NEURONS, 4, 3), interval, key=0)
+    outer = np.random.default_rng(1).standard_normal(drawn.network.outer.shape)
+    return drawn.with_weights(drawn.inner(), outer)

@@ -8,14 +8,14 @@ import pytest
 
 from foretrain._foundation import ForetrainError
 from foretrain.compression import Budget, compress
-from foretrain.compression._compress import WIDE, _drawn
 from foretrain.deployment import OnnxPackager
 from foretrain.models import ShallowOperator
 from foretrain.tangent import FourierSettings, InfiniteWidthOperator
 from foretrain.training import Run
 
 NUMBERS = 2000
-LIGHT = {"package": OnnxPackager(latency_repeats=3), "fresh": 200, "rows": 1500, "evaluations": 20}
+FEW_NUMBERS = 500
+LIGHT = {"package": OnnxPackager(latency_repeats=3), "fresh": 200, "rows": 6000, "evaluations": 20}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def exact(parts):
 @pytest.fixture(scope="module")
 def shipped(exact, parts):
     """From a fitted operator, judged by test functions."""
-    return compress(exact, Budget(error=0.2, numbers=NUMBERS), test=parts[1], **LIGHT)
+    return compress(exact, Budget(error=0.2, numbers=FEW_NUMBERS), test=parts[1], **LIGHT)
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +84,14 @@ def test_every_students_error_and_size_are_those_of_its_file(shipped, parts):
         own = np.asarray(student.network(test.inputs), np.float64)
         agreement = np.linalg.norm(answers - own) / np.linalg.norm(own)
         assert student.agreement == pytest.approx(agreement, rel=1e-2, abs=1e-6)
-        assert bool(student.excess) == (student.test_error > 0.2 or student.numbers > NUMBERS)
+        assert bool(student.excess) == (student.test_error > 0.2 or student.numbers > FEW_NUMBERS)
     assert students[0].agreement < 1e-5
 
 
 def test_exactly_one_is_chosen_the_smallest_of_the_most_accurate_within_budget(shipped):
     chosen = [candidate for candidate in shipped.candidates if candidate.chosen]
     assert chosen == [shipped.chosen]
-    allowed = [c for c in shipped.candidates[1:] if c.test_error <= 0.2 and c.numbers <= NUMBERS]
+    allowed = [c for c in shipped.candidates[1:] if c.test_error <= 0.2 and c.numbers <= FEW_NUMBERS]
     best = min(candidate.test_error for candidate in allowed)
     assert chosen[0] in allowed
     assert chosen[0].test_error <= 1.02 * best
@@ -100,7 +100,7 @@ def test_exactly_one_is_chosen_the_smallest_of_the_most_accurate_within_budget(s
 
 def test_the_float32_student_uses_the_numbers_it_may_and_no_more(shipped):
     widest = shipped.candidates[1]
-    assert 0.9 * NUMBERS < widest.numbers <= NUMBERS
+    assert 0.9 * FEW_NUMBERS < widest.numbers <= FEW_NUMBERS
 
 
 def test_the_exported_file_answers_as_predict_does(shipped, parts, tmp_path):
@@ -113,7 +113,7 @@ def test_the_exported_file_answers_as_predict_does(shipped, parts, tmp_path):
 
 def test_each_stage_starts_from_the_error_the_one_before_left_and_descent_helps(shipped):
     stages = shipped.stages
-    words = ["teacher labels 200 fresh inputs", "prune", "distil, 20 steps", "prune", "distil, 5 steps"]
+    words = ["teacher labels 200 fresh inputs", "draw", "distil, 40 steps", "prune", "distil, 10 steps"]
     assert len(stages) == len(words)
     assert all(stage.name.startswith(word) for stage, word in zip(stages, words, strict=True))
     assert [stage.error_before for stage in stages[2:]] == [stage.error_after for stage in stages[1:-1]]
@@ -126,7 +126,7 @@ def test_each_stage_starts_from_the_error_the_one_before_left_and_descent_helps(
 
 def test_the_table_is_plain_values(shipped):
     record = json.loads(json.dumps(shipped.as_dict()))
-    assert record["budget"] == {"error": 0.2, "numbers": NUMBERS, "bytes": None, "latency": None}
+    assert record["budget"] == {"error": 0.2, "numbers": FEW_NUMBERS, "bytes": None, "latency": None}
     assert [row["chosen"] for row in record["rows"]].count(True) == 1
     for row, candidate in zip(record["rows"], shipped.candidates, strict=True):
         assert row["within_budget"] == (not candidate.excess)
@@ -170,13 +170,15 @@ def test_a_callable_without_training_data_is_refused(exact):
         compress(exact.predict, Budget(error=0.1), **LIGHT)
 
 
-def test_a_budget_too_small_for_any_student_is_refused_with_the_least_that_is_not(exact, parts):
-    with pytest.raises(ForetrainError, match="expected a budget of at least") as refused:
-        compress(exact, Budget(numbers=100), test=parts[1], **LIGHT)
-    said = str(refused.value)
-    assert "\n" not in said
-    least = int(said.split("at least ")[1].split(" stored")[0].replace(",", ""))
-    narrowest = _drawn(exact, parts[0], Budget(numbers=least), key=0)
-    kept = narrowest.keep(np.arange(narrowest.width // WIDE))
-    package = LIGHT["package"](kept.network, "float32", parts[0].inputs)
-    assert 0.7 * least < package.numbers <= least
+def test_the_student_is_better_than_a_linear_map_of_the_inputs_and_near_its_teacher(shipped, exact, parts):
+    train, test = parts
+    linear = np.linalg.lstsq(train.inputs, train.outputs, rcond=1e-3)[0]
+    student = shipped.candidates[1]
+    assert student.test_error < 0.3 * relative_error(test.inputs @ linear, test.outputs)
+    assert student.test_error < 2 * exact.score(test)
+
+
+def test_a_budget_of_bytes_is_kept_by_the_float32_file(exact, parts):
+    light = {**LIGHT, "fresh": 0, "evaluations": 1}
+    widest = compress(exact, Budget(bytes=13_000), test=parts[1], **light).candidates[1]
+    assert 12_800 < len(widest.package.file) <= 13_000

@@ -85,10 +85,10 @@ def test_a_table_of_no_regular_grid_is_stored_and_answers_as_the_network(line, f
 
 
 def test_numbers_of_a_fourier_file_are_its_weights_and_little_else(line, fourier):
-    width, modes, points = 24, 9, 64
+    width, modes = 24, 9
     package = EXPORT(fourier(line, reflection=-1), "float32", line.inputs)
     weights = 2 * modes * width + width + width + modes  # filters, biases, readout, the linear part's real half
-    table = points + modes + 3  # grid, wave numbers, number of points, unit of angle in two parts
+    table = 8  # points and modes to count to, from where, by what, along which axis; unit of angle in two parts
     assert package.numbers == weights + table + 3  # two axes and the offset
 
 

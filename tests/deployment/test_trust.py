@@ -4,6 +4,8 @@ from scipy.stats import norm
 
 from foretrain._foundation import DataError, ForetrainError
 from foretrain.deployment import ConformalBand, OutOfRange
+from foretrain.problems import burgers
+from foretrain.problems._gaussian_fields import periodic_gaussian_field
 
 GRID = np.linspace(0, 1, 40)
 
@@ -73,27 +75,44 @@ def test_too_few_functions_for_the_coverage_are_refused():
         ConformalBand.fit(np.full((10, 3), np.nan))
 
 
-def test_score_is_the_mahalanobis_distance_when_the_components_explain_all():
-    mixing = np.array([[2.0, 0.3, 0.0], [0.0, 1.0, 0.4], [0.0, 0.0, 0.7]])
-    inputs = np.random.default_rng(0).standard_normal((400, 3)) @ mixing + 5.0
+def test_score_is_the_distance_of_four_log_energies_from_those_of_training_inputs():
+    inputs = gaussian_functions(400, 0.2, 0)
     detector = OutOfRange.fit(inputs, 0.95)
-    new = np.random.default_rng(1).standard_normal((20, 3)) * 3
-    fitted = inputs[1::2]
-    centred = new - fitted.mean(axis=0)
-    exact = np.sqrt(np.einsum("ij,jk,ik->i", centred, np.linalg.inv(np.cov(fitted.T)), centred))
-    np.testing.assert_allclose(detector.score(new), exact, rtol=1e-10)
+    new = gaussian_functions(5, 0.1, 1)
+
+    def log_energies(function):
+        v = function - detector.mean
+        inside = [v @ direction for direction in detector.directions.T]
+        left = v - sum(c * direction for c, direction in zip(inside, detector.directions.T, strict=True))
+        first = [v[j + 1] - v[j] for j in range(39)]
+        second = [v[j + 2] - 2 * v[j + 1] + v[j] for j in range(38)]
+        yardstick = detector.residual_deviation**2 + sum(detector.deviations**2)
+        return np.log(
+            [
+                np.mean([(c / d) ** 2 for c, d in zip(inside, detector.deviations, strict=True)]),
+                left @ left / detector.residual_deviation**2,
+                np.dot(first, first) / yardstick,
+                np.dot(second, second) / yardstick,
+            ]
+        )
+
+    eighth = np.array([log_energies(function) for function in inputs[::8]])
+    np.testing.assert_allclose(detector.centre, eighth.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(detector.spread, eighth.std(axis=0, ddof=1), rtol=1e-6)
+    exact = [np.linalg.norm((log_energies(u) - detector.centre) / detector.spread) for u in new]
+    np.testing.assert_allclose(detector.score(new), exact, rtol=1e-8)
 
 
 def test_what_the_components_leave_is_measured_against_what_they_leave_of_training_inputs():
     generator = np.random.default_rng(0)
     basis = np.linalg.qr(generator.standard_normal((30, 30)))[0]
-    inputs = generator.standard_normal((2000, 4)) @ basis[:, :4].T * 10
+    inputs = generator.standard_normal((2000, 4)) @ basis[:, :4].T
     inputs += 0.01 * generator.standard_normal((2000, 26)) @ basis[:, 4:].T
     detector = OutOfRange.fit(inputs, 0.9)
     assert detector.directions.shape == (30, 4)
     assert detector.residual_deviation == pytest.approx(0.01 * np.sqrt(26), rel=0.05)
     # A step of many noise deviations along a direction that the training inputs hardly have.
-    assert detector.score(detector.mean[None] + basis[:, 10])[0] == pytest.approx(1 / 0.051, rel=0.05)
+    assert detector.flags(inputs + basis[:, 10]).all()
 
 
 def test_false_alarms_come_at_the_stated_rate():
@@ -103,22 +122,67 @@ def test_false_alarms_come_at_the_stated_rate():
         .mean()
         for seed in range(30)
     ]
-    # One in twenty in expectation over training and new inputs: 200 are ranked, 190 of them below.
-    assert abs(np.mean(rates) - 0.05) < 4 * np.std(rates) / np.sqrt(len(rates))
+    # In expectation over training and new inputs: 149 are ranked, 143 of them below.
+    assert abs(np.mean(rates) - (1 - np.ceil(150 * 0.95) / 150)) < 4 * np.std(rates) / np.sqrt(len(rates))
 
 
-def test_rougher_inputs_are_told_from_training_inputs():
+def initial_states(count, shift, key, size=1.0):
+    """Burgers' initial states N(0, (-Laplace + shift)^-2), of the same variance whatever the shift (25 in training)."""
+    states = periodic_gaussian_field(count, 128, 1.0, shift, 2.0, np.random.default_rng(key), 63)
+    deviations = ((2 * np.pi * np.arange(1, 64)) ** 2 + shift) ** -1.0
+    return size * states / np.sqrt(np.sum(deviations**2))
+
+
+@pytest.fixture(scope="module")
+def of_burgers():
+    return OutOfRange.fit(initial_states(800, 25.0, 0))
+
+
+@pytest.mark.parametrize(
+    ("shift", "size"),
+    [(25 / 4, 1.0), (25 * 4, 1.0), (25.0, 0.5), (25.0, 2.0), (25.0, 2 / 3), (25.0, 1.5)],
+    ids=["length doubled", "length halved", "half as large", "twice as large", "two thirds as large", "1.5 times"],
+)
+def test_other_lengths_and_sizes_of_burgers_inputs_are_told_from_those_of_training(of_burgers, shift, size):
+    usual, other = (
+        of_burgers.score(values) for values in (initial_states(500, 25.0, 1), initial_states(500, shift, 2, size))
+    )
+    assert area_under_curve(usual, other) > 0.98
+
+
+def test_the_problem_draws_inputs_like_those_the_score_was_judged_by(of_burgers):
+    drawn = burgers(samples=300, viscosity=0.05, time=0.01, key=5, time_steps=2).inputs
+    drawn = drawn / np.sqrt(np.mean(drawn**2)) * np.sqrt(np.mean(initial_states(2000, 25.0, 7) ** 2))
+    assert of_burgers.flags(drawn).mean() < 0.05
+
+
+@pytest.mark.parametrize("length", [0.1, 0.4])
+def test_rougher_and_smoother_inputs_are_told_from_training_inputs(length):
     detector = OutOfRange.fit(gaussian_functions(500, 0.2, 0))
-    usual, rougher = (detector.score(gaussian_functions(300, length, 1)) for length in (0.2, 0.1))
-    assert area_under_curve(usual, rougher) > 0.99
-    assert detector.flags(gaussian_functions(300, 0.1, 2)).mean() > 0.95
+    usual, other = (detector.score(gaussian_functions(300, scale, 1)) for scale in (0.2, length))
+    assert area_under_curve(usual, other) > 0.97
+
+
+def test_constant_inputs_and_the_mean_itself_are_flagged():
+    detector = OutOfRange.fit(gaussian_functions(500, 0.2, 0) + 3.0)
+    assert detector.flags(np.stack([detector.mean, np.full(40, 3.0), np.zeros(40)])).all()
+    assert np.all(np.isfinite(detector.score(detector.mean[None])))
 
 
 def test_inputs_of_another_size_and_noisy_inputs_are_flagged():
     detector = OutOfRange.fit(gaussian_functions(500, 0.2, 0))
     new = gaussian_functions(200, 0.2, 1)
     assert detector.flags(5 * new).mean() > 0.9
+    assert detector.flags(new / 5).mean() > 0.9
     assert detector.flags(new + 0.2 * np.random.default_rng(2).standard_normal(new.shape)).all()
+
+
+def test_inputs_at_one_or_two_sensors_can_be_scored():
+    values = np.random.default_rng(0).standard_normal((400, 2))
+    for sensors in (1, 2):
+        detector = OutOfRange.fit(values[:, :sensors], 0.9)
+        assert detector.flags(np.full((1, sensors), 50.0)).all()
+        assert detector.flags(np.random.default_rng(1).standard_normal((300, sensors))).mean() < 0.2
 
 
 def test_inputs_that_cannot_be_scored_are_refused():
@@ -129,7 +193,7 @@ def test_inputs_that_cannot_be_scored_are_refused():
         detector.score(np.full((2, 40), np.inf))
     with pytest.raises(DataError, match="expected functions that differ"):
         OutOfRange.fit(np.ones((300, 4)))
-    with pytest.raises(ForetrainError, match="needs at least 99 functions to rank, came 25"):
+    with pytest.raises(ForetrainError, match="needs at least 99 functions to rank, came 18"):
         OutOfRange.fit(gaussian_functions(50, 0.2, 0))
     with pytest.raises(ForetrainError, match="expected a quantile"):
         OutOfRange.fit(gaussian_functions(50, 0.2, 0), quantile=1.5)

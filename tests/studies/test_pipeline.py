@@ -156,7 +156,7 @@ def test_the_shipped_file_has_the_size_and_error_the_table_says(result, parts):
     assert chosen["test_error"] == pytest.approx(error, rel=1e-4)
     assert error <= 0.25
     assert table["stages"][0]["name"] == "teacher labels 100 fresh inputs"
-    assert table["stages"][2]["name"].startswith("distil, 10 steps")
+    assert table["stages"][2]["name"].startswith("distil, 20 steps")
 
 
 def test_the_fields_shown_are_test_functions_from_best_to_worst(result, parts):

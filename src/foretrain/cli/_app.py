@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import tyro
 
 from foretrain._foundation import ForetrainError
+from foretrain.cli._bench import Bench
 from foretrain.cli._compress import Compress
 from foretrain.cli._demo import Demo
 from foretrain.cli._fit import Fit
@@ -32,6 +33,7 @@ Command = (
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Compress, tyro.conf.subcommand("compress")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
 )

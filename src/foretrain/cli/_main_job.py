@@ -66,6 +66,7 @@ def run_main_job(
     display.line(
         f"  forecast within {100 * worst:.1f} % of the measured loss, {100 * worst_test:.1f} % of the test error"
     )
+    display.line(f"  {result.trust}")
     display.line(f"  verdict: {result.run.certificate.verdict}; total {seconds(result.seconds)}")
     display.line(f"  report: {page}")
     display.result(summary(result))

@@ -5,23 +5,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from foretrain._foundation import ForetrainError, Progress, ignore_progress
-from foretrain.compression._budget import Budget, Candidate, CompressedModel, Packager, Stage
+from foretrain.compression._budget import Budget, Candidate, CompressedModel, Package, Packager
+from foretrain.compression._component_student import component_students
+from foretrain.compression._fourier_student import fourier_students
 from foretrain.compression._input_model import GaussianInputs
-from foretrain.compression._prune import select_neurons
-from foretrain.compression._students import ComponentStudent, FourierStudent, Student
+from foretrain.compression._stages import Effort, StageLog
 from foretrain.data import OperatorDataset, mean_relative_error, periodic_grid_shape
-from foretrain.models import ComponentOperator, ShallowFourierOperator
 from foretrain.tangent import FourierSettings, InfiniteWidthOperator
-from foretrain.training import Run, refit_outer_layer, variable_projection
+from foretrain.training import Run
 
 Teacher = Callable[[np.ndarray], np.ndarray]
-WIDE = 4
-LARGEST_STUDENT = 256
 NUMBER_FORMATS = ("float32", "float16", "int8 weights", "int8")
 
 
@@ -33,17 +29,21 @@ def compress(
     package: Packager,
     test: OperatorDataset | None = None,
     fresh: int = 1500,
-    rows: int = 24_000,
+    rows: int = 48_000,
     evaluations: int = 220,
     key: int = 0,
     card: Mapping[str, object] | None = None,
     progress: Progress = ignore_progress,
 ) -> CompressedModel:
-    """Prunes and distils the teacher in the two-timescale limit, packages the student in several number formats.
+    """Distils the teacher in the two-timescale limit, packages the students in several number formats.
 
-    Steps: draw a student four times too wide; keep the neurons that pivoted QR picks; descend with the outer layer
-    always at its optimum, on the training functions and on fresh inputs that the teacher labels; refit the outer layer
-    on all of them; prune further for smaller members of the front; package.
+    Steps: label fresh inputs; draw a student as wide as the budget allows; descend on its inner layer with the outer
+    layer always at its optimum, on the training functions and on the fresh ones; prune it to half its neurons for a
+    smaller member of the front, which descends on; package.
+
+    Students of data on a periodic grid have a filter on either side of each neuron (`FilteredFourierOperator`), with
+    wave numbers and prior chosen by random filters on held-out lessons; others work between principal components
+    (`ComponentOperator`) and are picked by pivoted QR from a draw four times too wide.
 
     Arguments:
         teacher: a fitted infinite-width operator, a run, or any callable from inputs to outputs in physical units.
@@ -52,7 +52,9 @@ def compress(
         package: makes files; `foretrain.compress` uses ONNX.
         test: functions to judge candidates by; by default held-out training functions, which are then not learnt from.
         fresh: inputs drawn from a Gaussian model of the training inputs.
-        rows: on which the inner layer descends; evaluations: of its loss (more is better and slower).
+        rows: of the lessons on which the inner layer descends: functions, or on a periodic grid samples of functions;
+            evaluations: of its loss (more is better and slower). On a periodic grid wide students take fewer
+            evaluations and narrow ones up to twice as many, for about the same time.
         key: seed.
         card: what to write into the files about the model.
 
@@ -67,56 +69,31 @@ def compress(
     train = train if train is not None else _training_data(teacher)
     learn, check = (train, test) if test is not None else train.split(max(2, min(200, len(train) // 6)), key)
     answer = _answers(teacher, check)
-    stages: list[Stage] = []
-    inputs, outputs = _lessons(answer, learn, fresh, key, stages, check, progress)
-    judge = _Judge(learn, check, inputs, outputs, stages)
-    student = _pruned_start(_drawn(teacher, learn, budget, key), inputs, outputs, judge, key, progress)
-    student = _distilled(student, inputs, outputs, rows, evaluations, judge, key, progress)
-    family = [(f"student, {student.width} neurons", student)]
-    # A smaller member of the front starts from the neurons that span the trained student's, and descends on.
-    smaller = _pruned(student, max(2, student.width // 2), inputs, outputs, judge, key)
-    smaller = _distilled(smaller, inputs, outputs, rows, evaluations // 4, judge, key, progress)
-    family.append((f"student, {smaller.width} neurons", smaller))
+    log = StageLog()
+    lessons = _lessons(answer, learn, fresh, key, log, check, progress)
+    effort = Effort(rows, evaluations)
+    networks: list[Any]
+    if _equivariant(teacher, learn):
+
+        def measure(network: Any) -> Package:
+            return package(network, "float32", learn.inputs, card)
+
+        networks = list(fourier_students(lessons, check, budget, measure, effort, log, key, progress))
+    else:
+        networks = list(component_students(learn, lessons, check, budget, effort, log, key, progress))
+    family = [(f"student, {len(network.biases)} neurons", network) for network in networks]
     candidates = [_teacher_candidate(teacher, answer, check, budget)]
     jobs = [
         (name, member, form)
         for name, member in family
         for form in NUMBER_FORMATS
-        if form == "float32" or member is student
+        if form == "float32" or member is networks[0]
     ]
     for done, (name, member, number_format) in enumerate(jobs):
         progress("packaging", done, len(jobs))
         candidates.append(_packaged(name, member, number_format, package, learn, check, budget, card))
     progress("packaging", len(jobs), len(jobs))
-    return CompressedModel(budget, _choose(candidates), tuple(stages))
-
-
-class _Judge:
-    """Measures students on the functions kept for that, and records what each stage did."""
-
-    def __init__(
-        self,
-        learn: OperatorDataset,
-        check: OperatorDataset,
-        inputs: np.ndarray,
-        outputs: np.ndarray,
-        stages: list[Stage],
-    ) -> None:
-        self.learn, self.check, self.stages = learn, check, stages
-        self._lessons = (inputs, outputs)
-        self._last: float | None = None
-
-    def refit(self, student: Student) -> Student:
-        """The student with its outer layer at the optimum over all lessons."""
-        weights = student.inner()
-        outer = refit_outer_layer(lambda rows: student.hidden(weights, rows), student.batches(*self._lessons))
-        return student.with_weights(weights, outer)
-
-    def record(self, name: str, student: Student, started: float) -> None:
-        """Adds a stage with the student's error now."""
-        error = mean_relative_error(np.asarray(student.network(self.check.inputs)), self.check.outputs)
-        self.stages.append(Stage(name, self._last, error, time.perf_counter() - started))
-        self._last = error
+    return CompressedModel(budget, _choose(candidates), tuple(log.stages))
 
 
 def _training_data(teacher: Any) -> OperatorDataset:
@@ -140,12 +117,12 @@ def _lessons(
     learn: OperatorDataset,
     fresh: int,
     key: int,
-    stages: list[Stage],
+    log: StageLog,
     check: OperatorDataset,
     progress: Progress,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> OperatorDataset:
     """Training functions with their true outputs, fresh inputs with the teacher's."""
-    started = time.perf_counter()
+    started = log.clock()
     drawn = GaussianInputs.fit(learn.inputs).draw(fresh, key + 1)
     pieces = []
     for start in range(0, fresh, 250):
@@ -153,119 +130,15 @@ def _lessons(
         pieces.append(answer(drawn[start : start + 250]))
     progress("asking the teacher", fresh, fresh)
     error = mean_relative_error(answer(check.inputs), check.outputs)
-    stages.append(Stage(f"teacher labels {fresh:,} fresh inputs", None, error, time.perf_counter() - started))
-    return np.concatenate([learn.inputs, drawn]), np.concatenate([learn.outputs, *pieces])
+    log.record(f"teacher labels {fresh:,} fresh inputs", error, log.clock() - started)
+    outputs = np.concatenate([learn.outputs, *pieces])
+    return replace(learn, inputs=np.concatenate([learn.inputs, drawn]), outputs=outputs)
 
 
-def _drawn(teacher: Any, learn: OperatorDataset, budget: Budget, key: int) -> Student:
-    """A student four times as wide as the budget allows, of the form that suits the data."""
-    shape = periodic_grid_shape(learn)
+def _equivariant(teacher: Any, learn: OperatorDataset) -> bool:
+    """Whether to shift the input is to shift the output, as far as the grid and a teacher with settings tell."""
     settings = getattr(teacher, "settings_", None)
-    if shape is not None and not (settings is not None and not isinstance(settings, FourierSettings)):
-        modes = _modes_needed(learn, shape, budget.error or 0.01)
-        reflection = settings.reflection if isinstance(settings, FourierSettings) else 0
-        spec = ShallowFourierOperator(WIDE * LARGEST_STUDENT, modes, reflection=reflection)
-        features = _shapes(spec, learn).table.shape[1]
-        width = _width(budget, fixed=4 * features, each=features + 2)
-        return FourierStudent.draw(replace(spec, width=WIDE * width), learn, key)
-    plain = ComponentOperator(WIDE * LARGEST_STUDENT)
-    network = _shapes(plain, learn)
-    sensors, features = network.input_basis.shape
-    points, components = network.output_basis.shape
-    fixed = sensors * (features + 1) + points * (components + 1) + (features + 1) * components
-    width = _width(budget, fixed, each=features + 1 + components)
-    return ComponentStudent.draw(replace(plain, width=WIDE * width), learn, key)
-
-
-def _shapes(spec: ShallowFourierOperator | ComponentOperator, learn: OperatorDataset) -> Any:
-    """The network without its weights, which would be drawn only to be counted."""
-    return jax.eval_shape(lambda key: spec.initialise(learn, key), jax.random.key(0))
-
-
-def _width(budget: Budget, fixed: int, each: int) -> int:
-    """The widest student the budget of stored numbers allows, at most `LARGEST_STUDENT`."""
-    limits = [budget.numbers] if budget.numbers is not None else []
-    if budget.bytes is not None:
-        limits.append(budget.bytes // 4)
-    if not limits:
-        return LARGEST_STUDENT
-    # A few numbers more go into scalars and shapes.
-    width = (min(limits) - fixed - 64) // each
-    if width < 8:
-        raise ForetrainError(
-            f"expected a budget of at least {fixed + 64 + 8 * each:,} stored numbers, came {min(limits):,}; "
-            "raise numbers or bytes"
-        )
-    return int(min(width, LARGEST_STUDENT))
-
-
-def _modes_needed(data: OperatorDataset, shape: tuple[int, ...], error: float) -> int:
-    """The wave number beyond which inputs and outputs hold less than half the error budget."""
-    needed = 1
-    for values, share in ((data.inputs, 1.0), (data.outputs, 0.5)):
-        functions = values.reshape(len(values), *shape)
-        power = np.mean(np.abs(np.fft.fftn(functions, axes=range(1, functions.ndim))) ** 2, axis=0)
-        axes = np.meshgrid(*[np.abs(np.fft.fftfreq(size, 1 / size)) for size in shape], indexing="ij")
-        largest = np.maximum.reduce(axes)
-        order = np.arange(1, min(shape) // 2)
-        tail = np.array([power[largest > k].sum() for k in order]) / power.sum()
-        small = np.flatnonzero(np.sqrt(tail) <= share * error / 2)
-        needed = max(needed, int(order[small[0]]) if len(small) else int(order[-1]))
-    return min(needed, 24)
-
-
-def _pruned_start(
-    student: Student, inputs: np.ndarray, outputs: np.ndarray, judge: _Judge, key: int, progress: Progress
-) -> Student:
-    started = time.perf_counter()
-    progress("pruning a wide draw", 0, 1)
-    smaller = _selected(student, student.width // WIDE, inputs, outputs, key)
-    smaller = judge.refit(smaller)
-    progress("pruning a wide draw", 1, 1)
-    judge.record(f"prune {student.width:,} random neurons to {smaller.width}", smaller, started)
-    return smaller
-
-
-def _selected(student: Student, keep: int, inputs: np.ndarray, outputs: np.ndarray, key: int) -> Student:
-    rows, _ = student.sample(inputs, outputs, 4000, key)
-    features = np.asarray(student.hidden(student.inner(), rows), np.float64)[:, : student.width]
-    return student.keep(select_neurons(features, keep))
-
-
-def _distilled(
-    student: Student,
-    inputs: np.ndarray,
-    outputs: np.ndarray,
-    rows: int,
-    evaluations: int,
-    judge: _Judge,
-    key: int,
-    progress: Progress,
-) -> Student:
-    started = time.perf_counter()
-    features, targets = student.sample(inputs, outputs, rows, key)
-    result = variable_projection(
-        student.hidden,
-        student.inner(),
-        features,
-        jnp.asarray(targets, jnp.float32),
-        evaluations=evaluations,
-        progress=progress,
-        stage="distilling (two timescales)",
-    )
-    moved = student.with_weights(
-        result.weights, np.zeros((np.shape(features)[1] + student.width + 1, targets.shape[1]))
-    )
-    moved = judge.refit(moved)
-    judge.record(f"distil, {result.evaluations} steps in the two-timescale limit", moved, started)
-    return moved
-
-
-def _pruned(student: Student, keep: int, inputs: np.ndarray, outputs: np.ndarray, judge: _Judge, key: int) -> Student:
-    started = time.perf_counter()
-    smaller = judge.refit(_selected(student, keep, inputs, outputs, key))
-    judge.record(f"prune to {keep} neurons, refit", smaller, started)
-    return smaller
+    return periodic_grid_shape(learn) is not None and (settings is None or isinstance(settings, FourierSettings))
 
 
 def _teacher_candidate(teacher: Any, answer: Teacher, check: OperatorDataset, budget: Budget) -> Candidate:
@@ -292,7 +165,7 @@ def _teacher_numbers(teacher: Any, check: OperatorDataset) -> int:
 
 def _packaged(
     name: str,
-    student: Student,
+    network: Any,
     number_format: str,
     package: Packager,
     learn: OperatorDataset,
@@ -300,8 +173,8 @@ def _packaged(
     budget: Budget,
     card: Mapping[str, object] | None,
 ) -> Candidate:
-    made = package(student.network, number_format, learn.inputs, card)
-    answer, own = made.predict(check.inputs), np.asarray(student.network(check.inputs), np.float64)
+    made = package(network, number_format, learn.inputs, card)
+    answer, own = made.predict(check.inputs), np.asarray(network(check.inputs), np.float64)
     error = mean_relative_error(answer, check.outputs)
     agreement = float(np.linalg.norm(answer - own) / np.linalg.norm(own))
     excess = budget.excess(error, made.numbers, made.bytes, made.latency_seconds)
@@ -317,7 +190,7 @@ def _packaged(
         excess,
         note,
         package=made,
-        network=student.network,
+        network=network,
     )
 
 

@@ -1,12 +1,17 @@
 """What ships: the ONNX file, its runtime, its model card, and trust at run time."""
 
+from foretrain.deployment._bench import BATCHES, Speed, bench
 from foretrain.deployment._builder import NUMBER_FORMATS, stored_numbers
+from foretrain.deployment._calibrate import calibrated, set_aside, trust_in_chosen
 from foretrain.deployment._card import model_card, model_card_markdown
-from foretrain.deployment._package import OnnxPackager, Package, write_model
+from foretrain.deployment._formats import formats_beside, write_formats
+from foretrain.deployment._numpy_predictor import write_numpy_predictor
+from foretrain.deployment._package import OnnxPackager, Package, with_trust, write_model
 from foretrain.deployment._runtime import Latency, Runtime
 from foretrain.deployment._trust import ConformalBand, OutOfRange
 
 __all__ = [
+    "BATCHES",
     "NUMBER_FORMATS",
     "ConformalBand",
     "Latency",
@@ -14,8 +19,17 @@ __all__ = [
     "OutOfRange",
     "Package",
     "Runtime",
+    "Speed",
+    "bench",
+    "calibrated",
+    "formats_beside",
     "model_card",
     "model_card_markdown",
+    "set_aside",
     "stored_numbers",
+    "trust_in_chosen",
+    "with_trust",
+    "write_formats",
     "write_model",
+    "write_numpy_predictor",
 ]

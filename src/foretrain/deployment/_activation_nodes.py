@@ -24,13 +24,13 @@ def _relu_power(power: int) -> Nodes:
 
 
 def _gelu(builder: GraphBuilder, value: str) -> str:
-    scaled = builder.node("Div", value, builder.constant("gelu_root", math.sqrt(2)))
-    shifted = builder.node("Add", builder.node("Erf", scaled), builder.constant("gelu_one", 1.0))
-    return builder.node("Mul", builder.node("Mul", value, shifted), builder.constant("gelu_half", 0.5))
+    scaled = builder.node("Div", value, builder.constant(f"gelu_root_{value}", math.sqrt(2)))
+    shifted = builder.node("Add", builder.node("Erf", scaled), builder.constant(f"gelu_one_{value}", 1.0))
+    return builder.node("Mul", builder.node("Mul", value, shifted), builder.constant(f"gelu_half_{value}", 0.5))
 
 
 def _cosine(builder: GraphBuilder, value: str) -> str:
-    return builder.node("Mul", builder.node("Cos", value), builder.constant("cosine_root", math.sqrt(2)))
+    return builder.node("Mul", builder.node("Cos", value), builder.constant(f"cosine_root_{value}", math.sqrt(2)))
 
 
 def _silu(builder: GraphBuilder, value: str) -> str:

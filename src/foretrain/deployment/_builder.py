@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from foretrain._foundation import ForetrainError, require_extra
+from foretrain.deployment._trust_record import trust_numbers
 
 Array = np.ndarray
 
@@ -124,18 +125,21 @@ def eight_bits(matrix: Array) -> tuple[Array, Array]:
 def stored_numbers(model: bytes) -> int:
     """How many numbers an ONNX file holds: elements of all constants, of any type, scalars and shapes included.
 
+    Those of a conformal band and an out-of-range score in the metadata count as well.
+
     Raises:
         ForetrainError: if these bytes are not an ONNX model.
         MissingExtraError: without onnx.
     """
     onnx = require_extra("onnx", "onnx")
     try:
-        graph = onnx.load_model_from_string(model).graph
+        loaded = onnx.load_model_from_string(model)
     except Exception as error:  # protobuf has no public class for this failure
         raise ForetrainError(
             "expected the bytes of an ONNX model, came something else; export the model again"
         ) from error
-    return _numbers_in(graph)
+    metadata = {entry.key: entry.value for entry in loaded.metadata_props}
+    return _numbers_in(loaded.graph) + trust_numbers(metadata)
 
 
 def _numbers_in(graph: Any) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from foretrain._foundation import ForetrainError
+from foretrain.deployment._trust_record import TRUST_KEYS, trust_summary
 
 _LABELS = {
     "name": "Model",
@@ -19,6 +20,9 @@ _LABELS = {
     "command": "Made by",
     "replay": "Replay with",
     "input_range": "Input values seen",
+    "band": "Band around answers",
+    "flags": "Flags inputs unlike those of training",
+    "fingerprint": "Fingerprint of the rest of the file",
     "input_norm_range": "Input norms seen (root mean square)",
 }
 
@@ -60,7 +64,8 @@ def decoded_card(card: Mapping[str, str]) -> dict[str, Any]:
 
 def model_card_markdown(card: Mapping[str, object]) -> str:
     """The card as a page for people, from the metadata's strings or from their values (`Runtime.metadata`)."""
-    values = {key: _decoded(value) for key, value in card.items()}
+    values = {key: _decoded(value) for key, value in card.items() if key not in TRUST_KEYS}
+    values |= trust_summary(card)
     title = _cell(values.pop("name", "foretrain model"))
     ordered = [key for key in _LABELS if key in values] + [key for key in values if key not in _LABELS]
     rows = [f"| {_label(key)} | {_cell(values[key])} |" for key in ordered]

@@ -8,8 +8,9 @@ import numpy as np
 from foretrain._foundation import ForetrainError
 from foretrain.deployment._activation_nodes import activation_nodes
 from foretrain.deployment._builder import GraphBuilder
-from foretrain.deployment._fourier_table import fourier_table
-from foretrain.models import ComponentNetwork, ShallowFourierNetwork
+from foretrain.deployment._filtered_fourier_graph import filtered_fourier_graph
+from foretrain.deployment._fourier_table import fourier_table, turned_coefficients
+from foretrain.models import ComponentNetwork, FilteredFourierNetwork, ShallowFourierNetwork
 
 Array = np.ndarray
 
@@ -22,20 +23,22 @@ def network_graph(builder: GraphBuilder, network: eqx.Module, balance: Array | N
 
     Arguments:
         builder: an empty builder, of the number format wanted.
-        network: a `ShallowFourierNetwork` or a `ComponentNetwork`.
+        network: a `FilteredFourierNetwork`, a `ShallowFourierNetwork` or a `ComponentNetwork`.
         balance: factors on the inner layer's features, undone in its weights, [modes] or [features]; they even out the
             ranges that int8 has to cover.
 
     Raises:
         ForetrainError: for another network, or an activation without an ONNX graph.
     """
+    if isinstance(network, FilteredFourierNetwork):
+        return filtered_fourier_graph(builder, network, balance)
     if isinstance(network, ShallowFourierNetwork):
         return _fourier_graph(builder, network, balance)
     if isinstance(network, ComponentNetwork):
         return _component_graph(builder, network, balance)
     raise ForetrainError(
-        f"export: expected a ShallowFourierNetwork or a ComponentNetwork, came a {type(network).__name__}; "
-        "distil it into one of these first"
+        "export: expected a FilteredFourierNetwork, a ShallowFourierNetwork or a ComponentNetwork, "
+        f"came a {type(network).__name__}; distil it into one of these first"
     )
 
 
@@ -46,7 +49,8 @@ def _fourier_graph(builder: GraphBuilder, network: ShallowFourierNetwork, balanc
     factor = np.ones(count) if balance is None else balance
     filters = _double(network.filters) * (feature_scale / np.tile(factor, 2))[:, None]
     linear = _double(network.linear) * feature_scale / np.tile(factor, 2) * float(network.scale.scale)
-    real, imaginary = _turned_coefficients(builder, network, balance)
+    table = fourier_table(builder, _double(network.table))
+    real, imaginary = turned_coefficients(builder, table, table, balance)
     sigma, bias = activation_nodes(network.activation), builder.constant("biases", _double(network.biases))
     if network.reflection:
         first = builder.product(real, "filters_real", filters[:count], "inner")
@@ -73,26 +77,6 @@ def _fourier_graph(builder: GraphBuilder, network: ShallowFourierNetwork, balanc
     outputs = builder.node("Squeeze", outputs, builder.constant("last_axis", [2], np.int64))
     outputs = builder.node("Add", outputs, builder.constant("offset", float(network.scale.offset)))
     return builder.finish(outputs, points, points)
-
-
-def _turned_coefficients(
-    builder: GraphBuilder, network: ShallowFourierNetwork, balance: Array | None
-) -> tuple[str, str]:
-    """Real and imaginary parts of balance_k n u_k e^{2 pi i k y} for each grid point y, [batch, points, modes]."""
-    cosine, sine = fourier_table(builder, _double(network.table))
-    axis, factor = builder.constant("point_axis", [1], np.int64), ""
-    if balance is not None:
-        factor = builder.constant("balance", balance)
-    parts = []
-    for table in (cosine, sine):
-        part = builder.node("MatMul", "inputs", table)
-        if factor:
-            part = builder.node("Mul", part, factor)
-        parts.append(builder.node("Unsqueeze", part, axis))
-    along_cosine, along_sine = parts
-    real = builder.node("Add", builder.node("Mul", along_cosine, cosine), builder.node("Mul", along_sine, sine))
-    imaginary = builder.node("Sub", builder.node("Mul", along_cosine, sine), builder.node("Mul", along_sine, cosine))
-    return real, imaginary
 
 
 def _component_graph(builder: GraphBuilder, network: ComponentNetwork, balance: Array | None) -> Any:

@@ -2,7 +2,7 @@
 
 import builtins
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from jaxtyping import Float
 from foretrain._foundation import DataError, ForetrainError, require_extra, write_atomically
 from foretrain.deployment._builder import GraphBuilder, stored_numbers
 from foretrain.deployment._card import model_card
+from foretrain.deployment._fingerprint import sealed
 from foretrain.deployment._graph import network_graph
 from foretrain.deployment._quantise import feature_balance, quantise_statically
 from foretrain.deployment._runtime import FUNCTIONS_AT_ONCE, Runtime
+from foretrain.deployment._trust import ConformalBand, OutOfRange
+from foretrain.deployment._trust_record import TRUST_KEYS, trust_record
 
 CALIBRATION_FUNCTIONS = 512
 # A float32 file further than this from its network has lost digits to cancellation and is refused.
@@ -32,7 +35,7 @@ class Package:
     Attributes:
         file: content of the ONNX file, model card included.
         number_format: "float32", "float16", "int8" or "int8 weights".
-        numbers: how many numbers the file stores.
+        numbers: how many numbers the file stores, those of `with_trust` included.
         bytes: size of the file.
         latency_seconds: median time of one function on one thread, measured on this machine.
         difference: relative L2 distance from the network's own answers on the calibration inputs; what the number
@@ -84,7 +87,7 @@ class OnnxPackager:
         """The network as a file.
 
         Arguments:
-            network: a `ShallowFourierNetwork` or a `ComponentNetwork`.
+            network: a `FilteredFourierNetwork`, a `ShallowFourierNetwork` or a `ComponentNetwork`.
             number_format: see the class.
             calibration_inputs: representative inputs in physical units; the first 512 are run through the model.
             card: entries of the model card that only the caller knows, see `model_card`.
@@ -104,7 +107,7 @@ class OnnxPackager:
             model = quantise_statically(model, builder.inner_products, used)
         onnx.helper.set_model_props(model, model_card(number_format, inputs, card))
         onnx.checker.check_model(model, full_check=True)
-        file = model.SerializeToString()
+        file = sealed(model.SerializeToString())
         runtime = Runtime(file)
         difference = _difference(runtime, network, used)
         if number_format == "float32" and difference > SINGLE_PRECISION:
@@ -114,6 +117,38 @@ class OnnxPackager:
             )
         seconds = runtime.latency(repeats=self.latency_repeats).median
         return Package(file, number_format, stored_numbers(file), len(file), seconds, difference)
+
+
+def with_trust(
+    package: Package,
+    band: ConformalBand | None = None,
+    out_of_range: OutOfRange | None = None,
+) -> Package:
+    """The package with these stored in its file, where `Runtime.band` and `Runtime.out_of_range` find them.
+
+    Arguments:
+        package: whose size and count of numbers grow by what is stored; what trust it held before is replaced.
+        band: around this very file's answers: fitted to residuals of `package.predict` on functions that neither
+            trained the model nor chose it. Half precision keeps it, rounded up.
+        out_of_range: fitted to the training inputs.
+
+    Raises:
+        DataError: a band or a score for another number of points or sensors.
+        MissingExtraError: without onnx.
+    """
+    onnx = require_extra("onnx", "onnx")
+    runtime = package.runtime
+    for name, own, wanted in (
+        ("band: expected half widths at {} query points", band and len(band.half_width), runtime.points),
+        ("out-of-range score: expected {} sensors", out_of_range and len(out_of_range.mean), runtime.sensors),
+    ):
+        if own is not None and own != wanted:
+            raise DataError(f"{name.format(wanted)}, came {own}; fit it to this model's functions")
+    model = onnx.load_model_from_string(package.file)
+    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key not in (*TRUST_KEYS, "fingerprint")}
+    onnx.helper.set_model_props(model, {**kept, **trust_record(band, out_of_range)})
+    file = sealed(model.SerializeToString())
+    return replace(package, file=file, numbers=stored_numbers(file), bytes=len(file))
 
 
 def write_model(package: Package | bytes, path: str | Path) -> Path:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from foretrain._foundation import require_extra
-from foretrain.models import ComponentNetwork, ShallowFourierNetwork
+from foretrain.models import ComponentNetwork, FilteredFourierNetwork, ShallowFourierNetwork
 
 Array = np.ndarray
 
@@ -32,11 +32,11 @@ def feature_balance(network: eqx.Module, inputs: Array) -> Array | None:
         inputs: representative inputs, [functions, sensors].
 
     Returns:
-        [modes] for a `ShallowFourierNetwork`, [features] for a `ComponentNetwork`, None for another.
+        [modes] for a Fourier network, [features] for a `ComponentNetwork`, None for another.
 
     Source: Xiao et al., "SmoothQuant" (ICML 2023).
     """
-    if isinstance(network, ShallowFourierNetwork):
+    if isinstance(network, FilteredFourierNetwork | ShallowFourierNetwork):
         table = np.asarray(network.table, np.float64)
         count, scale = table.shape[1] // 2, np.asarray(network.feature_scale, np.float64) / len(table)
         coefficients = inputs @ table

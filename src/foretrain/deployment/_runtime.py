@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from jaxtyping import Float
 
 from foretrain._foundation import DataError, ForetrainError, require_extra
 from foretrain.deployment._card import decoded_card
+from foretrain.deployment._fingerprint import require_untouched
+from foretrain.deployment._trust import ConformalBand, OutOfRange
+from foretrain.deployment._trust_record import TRUST_KEYS, band_in, out_of_range_in, trust_summary
 
 FUNCTIONS_AT_ONCE = 32
 ONLY_FATAL = 4
@@ -20,13 +24,14 @@ class Latency:
     """How long one call takes, in seconds, over many repeats.
 
     Attributes:
-        median, tenth, ninetieth: percentiles of the time of one call.
+        median, tenth, ninetieth, ninety_ninth: percentiles of the time of one call.
         throughput: functions for each second, at the median.
     """
 
     median: float
     tenth: float
     ninetieth: float
+    ninety_ninth: float
     throughput: float
 
 
@@ -38,7 +43,8 @@ class Runtime:
         threads: processor cores one call may use.
 
     Raises:
-        ForetrainError: no such file, not an ONNX file, a file of another exporter's shape, or less than one thread.
+        ForetrainError: no such file, not an ONNX file, one cut short or changed since it was exported, a file of
+            another exporter's shape, or less than one thread.
         MissingExtraError: without onnxruntime.
     """
 
@@ -46,7 +52,9 @@ class Runtime:
         if threads < 1:
             raise ForetrainError(f"expected at least 1 thread, came {threads}")
         source = "these bytes" if isinstance(model, bytes) else str(model)
-        self._session = _session(_read(model), threads, source)
+        content = _read(model)
+        require_untouched(content, source)
+        self._session = _session(content, threads, source)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shapes = [value.shape for value in (*inputs, *outputs)]
         if len(shapes) != 2 or any(len(shape) != 2 or not isinstance(shape[1], int) for shape in shapes):
@@ -60,8 +68,31 @@ class Runtime:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The model card kept in the file."""
-        return decoded_card(self._session.get_modelmeta().custom_metadata_map)
+        """The model card kept in the file; of the trust beside it, a line each."""
+        card = decoded_card({key: value for key, value in self._entries.items() if key not in TRUST_KEYS})
+        return {**card, **trust_summary(self._entries)}
+
+    @cached_property
+    def band(self) -> ConformalBand | None:
+        """The band around the answers that was exported with the model; None for a file without.
+
+        Raises:
+            ForetrainError: an entry that is no band.
+        """
+        return band_in(self._entries)
+
+    @cached_property
+    def out_of_range(self) -> OutOfRange | None:
+        """The score of how unlike the training inputs an input is; None for a file without.
+
+        Raises:
+            ForetrainError: an entry that is no score.
+        """
+        return out_of_range_in(self._entries)
+
+    @cached_property
+    def _entries(self) -> dict[str, str]:
+        return dict(self._session.get_modelmeta().custom_metadata_map)
 
     def predict(self, inputs: Float[np.ndarray, "functions sensors"]) -> Float[np.ndarray, "functions points"]:
         """The model's answers, raw physical units in and out.
@@ -106,8 +137,8 @@ class Runtime:
             start = time.perf_counter()
             self._run(values)
             seconds[repeat] = time.perf_counter() - start
-        tenth, median, ninetieth = (float(value) for value in np.quantile(seconds, [0.1, 0.5, 0.9]))
-        return Latency(median, tenth, ninetieth, batch / median)
+        tenth, median, ninetieth, last = (float(value) for value in np.quantile(seconds, [0.1, 0.5, 0.9, 0.99]))
+        return Latency(median, tenth, ninetieth, last, batch / median)
 
     def _run(self, values: np.ndarray) -> np.ndarray:
         """In batches whose intermediate values stay in the processor's cache."""

@@ -1,7 +1,7 @@
 """Trust at run time: a band around the answer, and a score of how unlike the training inputs an input is."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -9,6 +9,11 @@ from jaxtyping import Bool, Float
 from foretrain._foundation import DataError, ForetrainError
 
 Array = np.ndarray
+
+# Energies of differences from sensor to sensor: up to the second.
+DIFFERENCES = 2
+# Of a log energy: inputs that all have the same norm must not be held to its last digit.
+LEAST_SPREAD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -80,20 +85,23 @@ class ConformalBand:
 
 @dataclass(frozen=True)
 class OutOfRange:
-    """Scores how far an input is from the training inputs, and flags those beyond a stated quantile.
+    """Scores how far an input is from the training inputs, on either side, and flags those beyond a stated quantile.
 
-        score(u)^2 = sum_k (c_k / deviation_k)^2 + |u - mean - sum_k c_k direction_k|^2 / residual_deviation^2
+        score(u)^2 = sum_j ((log energy_j(u) - centre_j) / spread_j)^2
 
-    with c_k the principal-component coefficients of u - mean: Mahalanobis distance within the components, energy of
-    what they do not explain.
+    with four energies of v = u - mean: within the principal components, sum_k (v . direction_k / deviation_k)^2; what
+    the components leave; first and second differences from sensor to sensor. An input that is too small or too smooth
+    lies as far from the centre as one that is too large or too rough. The differences weigh all wave numbers of a
+    smooth input alike, which tells another length-scale from a few dozen values where the components cannot.
 
     **Assumption:** the flag's rate of false alarms, at most 1 - quantile, holds for inputs exchangeable with those of
-    `fit`. A low score is no proof of a good answer: inputs smoother than the training inputs score low too.
+    `fit`. A low score is no proof of a good answer: the score sees inputs only, never another equation behind them.
 
     Attributes:
         mean: [sensors]; directions: [sensors, components]; deviations: [components].
         residual_deviation: root mean square of what the components leave of a training input.
-        threshold: the score at the quantile of held-out training inputs.
+        centre, spread: [energies], mean and standard deviation of the logarithms.
+        threshold: the score at the quantile of training inputs that nothing else was fitted to.
         quantile: the share of inputs like the training inputs that stay below the threshold.
     """
 
@@ -101,44 +109,65 @@ class OutOfRange:
     directions: Float[Array, "sensors components"]
     deviations: Float[Array, " components"]
     residual_deviation: float
+    centre: Float[Array, " energies"]
+    spread: Float[Array, " energies"]
     threshold: float
     quantile: float
 
     @classmethod
     def fit(
-        cls, inputs: Float[Array, "functions sensors"], quantile: float = 0.99, explained: float = 0.999
+        cls,
+        inputs: Float[Array, "functions sensors"],
+        quantile: float = 0.99,
+        explained: float = 0.999,
+        components: int = 8,
     ) -> "OutOfRange":
-        """Components from every second training input, the threshold from the others.
+        """Components from every second training input, centre and spread from an eighth, the threshold from the rest.
+
+        All is rounded to the digits that a file keeps before the threshold is drawn, so that a detector read back from
+        a file is the same to the last bit.
 
         Arguments:
             inputs: training inputs.
             quantile: share of such inputs that must not be flagged, between 0 and 1.
             explained: share of the variance that the components kept explain.
+            components: at most so many are kept, whatever they explain; each costs as many numbers as sensors.
 
         Raises:
-            ForetrainError: shares outside (0, 1), or a quantile that needs more functions.
+            ForetrainError: shares outside (0, 1), no component, or a quantile that needs more functions.
             DataError: inputs that are not a finite table, or all equal.
         """
         if not (0 < quantile < 1 and 0 < explained < 1):
             raise ForetrainError(
                 f"expected a quantile and an explained share between 0 and 1, came {quantile:g}, {explained:g}"
             )
+        if components < 1:
+            raise ForetrainError(f"expected at least 1 component, came {components}")
         values = _table(inputs, "inputs")
-        fitted, held_out = values[1::2], values[::2]
-        mean = fitted.mean(axis=0) if len(fitted) else values[0]
-        _, singular, directions = np.linalg.svd(fitted - mean, full_matrices=False)
-        energy = singular**2 / max(1, len(fitted) - 1)
-        if energy.sum() == 0:
+        fitted, ranked = values[1::2], np.concatenate([values[2::8], values[4::8], values[6::8]])
+        _rank(len(ranked), quantile)
+        mean = _single(fitted.mean(axis=0))
+        centred = fitted - mean
+        _, singular, rows = np.linalg.svd(centred, full_matrices=False)
+        energy = singular**2
+        if energy.sum() <= 1e-12 * np.sum(fitted**2):
             raise DataError("inputs: expected functions that differ, came equal ones; there is no spread to measure")
         kept = int(np.searchsorted(np.cumsum(energy) / energy.sum(), explained)) + 1
+        directions = rows[: min(kept, components)].T.astype(np.float16).astype(np.float64)
+        coefficients = centred @ directions
+        left = np.sum((centred - coefficients @ directions.T) ** 2, axis=1)
         # Inputs that the components explain to the last digit leave only rounding, which is no yardstick.
-        residual = math.sqrt(max(float(energy[kept:].sum()), 1e-12 * float(energy.sum())))
-        scored = cls(mean, directions[:kept].T, np.sqrt(energy[:kept]), residual, math.inf, quantile)
-        threshold = float(_conformal_quantile(scored.score(held_out), quantile))
-        return cls(mean, scored.directions, scored.deviations, residual, threshold, quantile)
+        residual = math.sqrt(max(float(np.mean(left)), 1e-6 * float(energy.sum()) / len(fitted)))
+        deviations = _single(np.sqrt(np.mean(coefficients**2, axis=0)))
+        bare = cls(mean, directions, deviations, float(np.float32(residual)), np.zeros(0), np.zeros(0), 0.0, quantile)
+        energies = bare._log_energies(values[::8])
+        spread = np.maximum(energies.std(axis=0, ddof=1), LEAST_SPREAD)
+        scored = replace(bare, centre=_single(energies.mean(axis=0)), spread=_single(spread))
+        threshold = float(_conformal_quantile(scored.score(ranked), quantile))
+        return replace(scored, threshold=threshold)
 
     def score(self, inputs: Float[Array, "functions sensors"]) -> Float[Array, " functions"]:
-        """How unlike the training inputs each input is; about sqrt(components) for one like them.
+        """How unlike the training inputs each input is; about 2, the root of four energies, for one like them.
 
         Raises:
             DataError: inputs that are not a finite table of the training inputs' width.
@@ -146,27 +175,47 @@ class OutOfRange:
         values = _table(inputs, "inputs")
         if values.shape[1] != len(self.mean):
             raise DataError(f"inputs: expected values at {len(self.mean)} sensors, came {values.shape[1]}")
-        centred = values - self.mean
-        coefficients = centred @ self.directions
-        residual = centred - coefficients @ self.directions.T
-        inside = np.sum((coefficients / self.deviations) ** 2, axis=1)
-        return np.sqrt(inside + np.sum(residual**2, axis=1) / self.residual_deviation**2)
+        away = (self._log_energies(values) - self.centre) / self.spread
+        return np.asarray(np.sqrt(np.sum(away**2, axis=1)))
 
     def flags(self, inputs: Float[Array, "functions sensors"]) -> Bool[Array, " functions"]:
         """Which inputs score above the threshold."""
         return self.score(inputs) > self.threshold
 
+    def _log_energies(self, values: Array) -> Array:
+        """[functions, energies]"""
+        centred = values - self.mean
+        coefficients = centred @ self.directions
+        residual = centred - coefficients @ self.directions.T
+        yardstick = np.sum(self.deviations**2) + self.residual_deviation**2
+        energies = [
+            np.mean((coefficients / self.deviations) ** 2, axis=1),
+            np.sum(residual**2, axis=1) / self.residual_deviation**2,
+        ]
+        for order in range(1, min(DIFFERENCES, values.shape[1] - 1) + 1):
+            energies.append(np.sum(np.diff(centred, order, axis=1) ** 2, axis=1) / yardstick)
+        # An input that is the mean itself has no energy: its logarithm shall be finite.
+        return np.log(np.stack(energies, axis=1) + 1e-30)
+
 
 def _conformal_quantile(values: Array, share: float) -> Array:
     """The k-th smallest along the first axis, k = ceil((n + 1) share): exceeded by a new value at most 1 - share."""
-    count = len(values)
+    return np.asarray(np.sort(values, axis=0)[_rank(len(values), share) - 1])
+
+
+def _rank(count: int, share: float) -> int:
     rank = math.ceil((count + 1) * share - 1e-9)
     if rank > count:
         needed = math.ceil(share / (1 - share) - 1e-9)
         raise ForetrainError(
             f"a share of {share:g} needs at least {needed} functions to rank, came {count}; add functions or lower it"
         )
-    return np.asarray(np.sort(values, axis=0)[rank - 1])
+    return rank
+
+
+def _single(values: Array) -> Array:
+    """Rounded to single precision, as files keep it."""
+    return np.asarray(values, np.float32).astype(np.float64)
 
 
 def _table(values: Array, name: str) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from foretrain._foundation import Progress, ignore_progress, require_extra, write_atomically, write_json
 from foretrain.compression import Budget, CompressedModel, compress
 from foretrain.data import OperatorDataset, mean_relative_error, regular_grid_shape, relative_errors
-from foretrain.deployment import OnnxPackager
+from foretrain.deployment import OnnxPackager, set_aside, trust_in_chosen
 from foretrain.forecast import Forecast, Plan, explain_modes, forecast, log_spaced_steps, plan, toml_value
 from foretrain.studies._environment import environment
 from foretrain.tangent import InfiniteWidthOperator, settings_record
@@ -61,6 +61,7 @@ class PipelineResult:
     compressed: CompressedModel
     checked: list[dict[str, float]]
     seconds: float
+    trust: str
 
 
 def run_pipeline(
@@ -134,18 +135,20 @@ def run_pipeline(
     write_json(folder / "exact.json", record)
     tell("fit", record)
 
+    judge, calibration = set_aside(test, settings.key)
     compressed = compress(
         exact,
         Budget(error=settings.error_budget, numbers=settings.numbers_budget),
         package=OnnxPackager(),
-        test=test,
+        test=judge,
         fresh=settings.fresh,
         evaluations=settings.evaluations,
         key=settings.key,
         card=_card(learn, exact, run, folder, command),
         progress=progress,
     )
-    write_json(folder / "compression.json", compressed.as_dict())
+    compressed, trust = trust_in_chosen(compressed, learn.inputs, calibration)
+    write_json(folder / "compression.json", {**compressed.as_dict(), "trust": trust})
     if compressed.chosen is not None:
         compressed.export(folder / "model.onnx")
     else:
@@ -153,7 +156,8 @@ def run_pipeline(
         (folder / "model.onnx").unlink(missing_ok=True)
     _write_fields(folder, exact, compressed, test)
     tell("compress", compressed)
-    return PipelineResult(folder, planned, told, run, exact, compressed, checked, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return PipelineResult(folder, planned, told, run, exact, compressed, checked, seconds, trust)
 
 
 def checked_steps(limit: Forecast, told: Forecast, run: Run) -> list[dict[str, float]]:

@@ -3,29 +3,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from foretrain.training import refit_outer_layer, variable_projection
+from foretrain._foundation import ForetrainError
+from foretrain.compression import Budget
+from foretrain.compression._component_student import WIDE, ComponentStudent, refitted, wide_draw
+from foretrain.data import OperatorDataset
+from foretrain.deployment import OnnxPackager
+from foretrain.training import variable_projection
 
-FORMS = ["fourier", "odd fourier", "component"]
 
-
-@pytest.fixture(params=FORMS)
-def known(request, student):
+@pytest.fixture
+def known(component, interval):
     """A student, many inputs, and the outputs of its own network on them."""
-    teacher, data = student(request.param)
-    # More functions than one batch holds.
-    factors = np.random.default_rng(0).uniform(0.5, 1.5, (5, len(data), 1))
-    inputs = (factors * data.inputs).reshape(-1, data.inputs.shape[1])
-    return teacher, inputs, np.asarray(teacher.network(inputs), np.float64)
+    factors = np.random.default_rng(0).uniform(0.5, 1.5, (5, len(interval), 1))
+    inputs = (factors * interval.inputs).reshape(-1, interval.inputs.shape[1])
+    return component, inputs, np.asarray(component.network(inputs), np.float64)
 
 
-def outer_layer(teacher):
-    outer = np.asarray(teacher.network.outer, np.float64)
-    return outer if outer.ndim == 2 else outer[:, None]
-
-
-def refitted(student, weights, inputs, outputs):
-    outer = refit_outer_layer(lambda rows: student.hidden(weights, rows), student.batches(inputs, outputs))
-    return student.with_weights(weights, outer)
+def refitted_to(student, weights, inputs, outputs):
+    moved = student.with_weights(weights, np.zeros(student.network.outer.shape))
+    return refitted(moved, OperatorDataset(inputs, outputs))
 
 
 def distance(one, other):
@@ -35,7 +31,9 @@ def distance(one, other):
 def test_inner_and_outer_layer_on_rows_are_the_network(known):
     teacher, inputs, outputs = known
     for rows, targets in [*teacher.batches(inputs, outputs), teacher.sample(inputs, outputs, 200, key=3)]:
-        answers = np.asarray(teacher.hidden(teacher.inner(), rows), np.float64) @ outer_layer(teacher)
+        answers = np.asarray(teacher.hidden(teacher.inner(), rows), np.float64) @ np.asarray(
+            teacher.network.outer, np.float64
+        )
         assert len(rows) == len(targets)
         assert distance(answers, targets) < 1e-5
 
@@ -43,14 +41,9 @@ def test_inner_and_outer_layer_on_rows_are_the_network(known):
 def test_batches_hold_everything_once(known):
     teacher, inputs, outputs = known
     targets = np.concatenate([targets for _, targets in teacher.batches(inputs, outputs)])
-    network = teacher.network
-    if targets.shape[1] == 1:
-        values = np.sort(((outputs - network.scale.offset) / network.scale.scale).ravel())
-        np.testing.assert_allclose(np.sort(targets.ravel()), values, rtol=1e-12)
-    else:
-        # Orthonormal components of what lies in their span: lengths and scalar products stay.
-        centred = outputs - np.asarray(network.output_mean, np.float64)
-        np.testing.assert_allclose(targets @ targets.T, centred @ centred.T, atol=1e-5 * np.sum(centred[0] ** 2))
+    # Orthonormal components of what lies in their span: lengths and scalar products stay.
+    centred = outputs - np.asarray(teacher.network.output_mean, np.float64)
+    np.testing.assert_allclose(targets @ targets.T, centred @ centred.T, atol=1e-5 * np.sum(centred[0] ** 2))
 
 
 def test_samples_are_rows_of_the_batches_spread_over_the_functions(known):
@@ -72,7 +65,7 @@ def test_keeping_neurons_is_taking_the_others_out(known):
     chosen = np.array([1, 2, 5])
     smaller = teacher.keep(chosen)
     assert smaller.width == 3
-    outer = outer_layer(teacher).copy()
+    outer = np.array(teacher.network.outer, np.float64)
     outer[np.setdiff1d(np.arange(teacher.width), chosen)] = 0
     silenced = teacher.with_weights(teacher.inner(), outer)
     assert distance(smaller.network(inputs), np.asarray(silenced.network(inputs), np.float64)) < 1e-5
@@ -80,20 +73,32 @@ def test_keeping_neurons_is_taking_the_others_out(known):
 
 def test_refitting_recovers_the_outer_layer_of_a_network_it_does_not_know(known):
     teacher, inputs, outputs = known
-    blank = teacher.with_weights(teacher.inner(), np.zeros(outer_layer(teacher).shape))
+    blank = teacher.with_weights(teacher.inner(), np.zeros(teacher.network.outer.shape))
     assert distance(blank.network(inputs), outputs) > 0.5
-    assert distance(refitted(blank, blank.inner(), inputs, outputs).network(inputs), outputs) < 1e-4
+    assert distance(refitted_to(blank, blank.inner(), inputs, outputs).network(inputs), outputs) < 1e-4
 
 
 def test_distilling_recovers_a_teacher_of_the_same_form_from_inner_weights_a_fifth_off(known):
     teacher, inputs, outputs = known
     keys = iter(jax.random.split(jax.random.key(5), 2))
     start = jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), teacher.inner())
-    before = refitted(teacher, start, inputs, outputs)
+    before = refitted_to(teacher, start, inputs, outputs)
     rows, targets = teacher.sample(inputs, outputs, 1500, key=0)
     result = variable_projection(
         teacher.hidden, start, rows, jnp.asarray(targets, jnp.float32), evaluations=400, stage="distilling"
     )
-    after = refitted(teacher, result.weights, inputs, outputs)
+    after = refitted_to(teacher, result.weights, inputs, outputs)
     assert distance(before.network(inputs), outputs) > 0.02
     assert distance(after.network(inputs), outputs) < 1e-4
+
+
+def test_a_budget_too_small_for_any_student_is_refused_with_the_least_that_is_not(interval):
+    with pytest.raises(ForetrainError, match="expected a budget of at least") as refused:
+        wide_draw(interval, Budget(numbers=100))
+    said = str(refused.value)
+    assert "\n" not in said
+    least = int(said.split("at least ")[1].split(" stored")[0].replace(",", ""))
+    narrowest = ComponentStudent.draw(wide_draw(interval, Budget(numbers=least)), interval, key=0)
+    kept = narrowest.keep(np.arange(narrowest.width // WIDE))
+    package = OnnxPackager(latency_repeats=1)(kept.network, "float32", interval.inputs)
+    assert 0.7 * least < package.numbers <= least

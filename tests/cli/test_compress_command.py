@@ -1,0 +1,101 @@
+"""What foretrain compress writes beside the search itself, which tests/compression covers."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foretrain.compression import Budget, CompressedModel
+from foretrain.compression._budget import Candidate
+from foretrain.data import OperatorDataset
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def functions(folder):
+    """Three hundred functions in a run folder, a third of them for testing."""
+    values = np.random.default_rng(0).standard_normal((300, 16))
+    points = np.arange(16) / 16
+    data = OperatorDataset(values, np.tanh(np.cumsum(values, axis=1)), points, points)
+    Path("run").mkdir()
+    data.save("run/data.npz")
+    Path("run/config.toml").write_text('[data]\npath = "run/data.npz"\ntest = 100\nkey = 0\n')
+    return data
+
+
+@pytest.fixture
+def judged_by(monkeypatch):
+    """Replaces the search by a network drawn at random; collects what candidates were judged by."""
+    import jax
+
+    from foretrain.deployment import OnnxPackager
+    from foretrain.models import ComponentOperator
+
+    seen = []
+
+    class Teacher:
+        def __init__(self, **settings):
+            pass
+
+        def fit(self, learn):
+            return learn
+
+    def search(learn, budget, *, package, test, key, progress):
+        seen.append(test)
+        network = ComponentOperator(8, 6, 5).initialise(learn, jax.random.key(0))
+        rows = []
+        for name in ("float32", "float16"):
+            made = OnnxPackager(latency_repeats=3)(network, name, learn.inputs)
+            rows.append(Candidate("small", name, made.numbers, made.bytes, 1e-6, 0.01, 0.0, "", package=made))
+        return CompressedModel(Budget(), (replace(rows[0], chosen=True), rows[1]), ())
+
+    monkeypatch.setattr("foretrain.cli._compress.compress", search)
+    monkeypatch.setattr("foretrain.cli._compress.InfiniteWidthOperator", Teacher)
+    return seen
+
+
+def test_the_file_comes_with_trust_from_functions_that_did_not_choose_it(call, functions, judged_by):
+    summary = json.loads(call("compress run --max-error 0.5 --json").output)
+    from foretrain.deployment import Runtime
+
+    runtime = Runtime("run/model.onnx")
+    assert runtime.band.functions == len(judged_by[0]) == 50
+    assert runtime.out_of_range.quantile == pytest.approx(75 / 76)
+    assert "a 90 % band from 50 functions not learnt from" in summary["trust"]
+    record = json.loads(Path("run/compression.json").read_text())
+    assert record["rows"][0]["bytes"] == Path("run/model.onnx").stat().st_size
+    assert record["trust"] == summary["trust"]
+    # Calibrated by the other half of the test functions: none that judged.
+    _, test = functions.split(100, 0)
+    others = [row for row in range(100) if not np.any(np.all(test.inputs[row] == judged_by[0].inputs, axis=1))]
+    assert len(others) == 50
+    residuals = np.abs(runtime.predict(test.inputs[others]) - test.outputs[others])
+    np.testing.assert_allclose(runtime.band.half_width, np.sort(residuals, axis=0)[45], rtol=1e-3)
+
+
+def test_a_numpy_predictor_and_all_formats_are_written_on_request(call, functions, judged_by):
+    output = call("compress run --max-error 0.5 --numpy small.py --all-formats").output
+    assert {path.name for path in Path("run").glob("*.onnx")} == {
+        "model.onnx",
+        "model.float32.onnx",
+        "model.float16.onnx",
+    }
+    for line in ("numpy: small.py", "model: run/model.onnx", "model in float16: run/model.float16.onnx"):
+        assert line in output
+    spec = importlib.util.spec_from_file_location("small", "small.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    from foretrain.deployment import Runtime
+
+    answers = Runtime("run/model.onnx").predict(functions.inputs)
+    np.testing.assert_allclose(module.predict(functions.inputs), answers, atol=1e-6 * np.abs(answers).max())
+
+
+def test_a_predictor_that_could_not_be_written_is_refused_before_the_search(refused, said, functions, judged_by):
+    said(refused("compress run --numpy run"), "run: expected a file to write, came a folder")
+    assert judged_by == []
