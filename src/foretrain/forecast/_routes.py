@@ -115,7 +115,7 @@ def compare_routes(
             None,
             None,
             "estimate",
-            "not forecast: compress trains one and measures it",
+            "not forecast here: forecast_two_timescales rehearses one",
         )
     )
     return _with_choice(routes, target_error)
