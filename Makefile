@@ -54,7 +54,7 @@ bench-accuracy: .venv/.ready-demo
 bench-scale: .venv/.ready-demo
 	$(BIN)/python benchmarks/tangent_scale.py --json benchmarks/tangent_scale.json
 
-# Forecasts beside real training: an estimated 40 minutes, never yet run in full; goes on where it was stopped.
+# Forecasts beside real training: about two hours of one core; goes on where it was stopped.
 bench-forecast: .venv/.ready-demo
 	$(BIN)/python benchmarks/forecast.py --json benchmarks/forecast.json
 
