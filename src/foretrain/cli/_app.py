@@ -88,7 +88,8 @@ def one_line(box: str) -> str:
             sections.append([])
         elif line:
             sections[-1].append(line)
-    if "╭" not in box:
+    sections = [section for section in sections if section]
+    if "╭" not in box and len(sections) > 1:
         # Without characters for a frame, its title is the first section.
         del sections[0]
     wrong = " ".join(sections[0]).rstrip(".")

@@ -10,7 +10,7 @@ from foretrain.cli._checks import require_values
 from foretrain.cli._display import Display, seconds, size
 from foretrain.cli._main_job import command_line
 from foretrain.deployment import BATCHES, Runtime, Speed, bench, formats_beside
-from foretrain.studies._environment import environment
+from foretrain.studies import environment
 
 COLUMNS = ("format", "size", "batch", "median", "10th", "90th", "99th", "functions/s")
 
