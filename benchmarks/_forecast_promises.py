@@ -26,7 +26,7 @@ from foretrain.models import draw_network
 def measure_planner(case: Case) -> Result:
     """The width for a tolerance, as `ft.plan` takes it, and fresh draws at that width."""
     train, test = small_problem(case.problem)
-    tolerance, steps = 0.06, 300
+    tolerance, steps = 0.06, 1000
     widths = plan_widths(train, MODELS[case.model], tolerance, steps)
     planned, deviation = widths.model, widths.deviation
     marks = [mark for mark in log_spaced_steps(steps) if mark > 0]

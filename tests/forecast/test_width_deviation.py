@@ -7,7 +7,7 @@ import scipy.stats
 from foretrain._foundation import ForetrainError
 from foretrain.data import OperatorDataset
 from foretrain.forecast import GradientDescent, WidthDeviation, log_spaced_steps, measure_width_deviation
-from foretrain.forecast._width import BASES, STUDENT_QUANTILE, _at_count, _Pilot
+from foretrain.forecast._width import BASES, STUDENT_QUANTILE, _grown, _Pilot
 from foretrain.models import ShallowOperator, draw_network
 from foretrain.problems import burgers
 
@@ -92,28 +92,38 @@ def test_own_pilots_are_the_network_itself_on_other_functions(split, model, devi
 
 def test_deviations_are_led_on_along_the_root_of_the_number_of_functions():
     def seen(count):
-        return 0.1 - 2 / np.sqrt(count) * np.ones(3), np.array([0.3, 0.2, 0.1]) + 1 / np.sqrt(count)
+        return {"drawn weights": np.array([0.1 - 2 / np.sqrt(count) * np.ones(3), [0.3, 0.2, count**-0.5]])}
 
     for wanted in (100, 900, 40_000):
-        for found, truth in zip(_at_count(seen(100), seen(25), 100, wanted), seen(wanted), strict=True):
-            np.testing.assert_allclose(found, truth, rtol=1e-12)
+        more = _grown(seen(100), [seen(25)], 100, wanted)["drawn weights"]
+        np.testing.assert_allclose(seen(25)["drawn weights"] + more, seen(wanted)["drawn weights"], rtol=1e-12)
 
 
-def test_a_pilot_and_a_smaller_one_tell_the_deviation_on_more_functions():
+def test_pilots_of_two_sizes_tell_the_deviation_on_more_functions():
     data = burgers(samples=480, resolution=16, time_steps=50)
-    network = draw_network(ShallowOperator(256, 2), data, 0)
-    marks, check = np.array([0, 10, 100, 300]), data.take(np.arange(448, 480))
+    model, marks = ShallowOperator(256, 2), np.array([0, 10, 100, 300])
+    network = draw_network(model, data, 0)
+    everything = _Pilot(network, data, data.take(np.arange(32)), GradientDescent())
+    truth = everything.deviations(model, BASES[1:], marks, 0)["drawn weights"][0, -1]
 
-    def deviation(count, subset=0):
-        order = np.random.default_rng(subset).permutation(448)
-        pilot = _Pilot(network, data.take(np.sort(order[:count])), check, GradientDescent())
-        return pilot.deviations(ShallowOperator(256, 2), ("drawn weights",), marks, 0)["drawn weights"][0][-1]
+    told = measure_width_deviation(data, model, 300, draws="own", bases=BASES[1:])
+    small = measure_width_deviation(data, model, 300, draws="own", bases=BASES[1:], functions=60)
+    assert list(told.loss) == ["drawn weights"]
+    missed, left = (abs(each.loss_shift["drawn weights"][-1] - truth) for each in (small, told))
+    assert missed > 0.01
+    assert left < 0.5 * missed
 
-    truth = deviation(448)
-    seen, fewer = (np.mean([deviation(count, subset) for subset in range(4)], axis=0) for count in (128, 32))
-    told = _at_count((seen, seen), (fewer, fewer), 128, 448)[0]
-    assert abs(seen - truth) > 0.01
-    assert abs(told - truth) < 0.5 * abs(seen - truth)
+
+@pytest.mark.parametrize("basis", BASES)
+def test_one_kernel_alone_tells_what_it_tells_beside_the_other(split, model, basis):
+    settings = SMALL | {"draws": "own"}
+    both, alone = (
+        measure_width_deviation(split[0], model, 100, pilot_width=256, bases=bases, **settings)
+        for bases in (BASES, (basis,))
+    )
+    assert set(alone.loss) == {basis}
+    # Pilots step by the drawn kernel's largest eigenvalue where it is known, else by the limit's.
+    np.testing.assert_allclose(alone.loss_shift[basis], both.loss_shift[basis], atol=0.01)
 
 
 def test_quantiles_are_those_of_students_distribution():

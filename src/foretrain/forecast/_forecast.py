@@ -113,6 +113,7 @@ def forecast(
         method=method,
         relative_step=relative,
         draws="own" if basis == "drawn weights" else "fresh",
+        bases=(basis,),
         progress=progress,
     )
     curves = spectral_curves(

@@ -20,6 +20,8 @@ from foretrain.models import DeepONet, ShallowOperator, draw_network, group_rate
 
 Array = np.ndarray
 Basis = Literal["infinite width", "drawn weights"]
+Deviations = dict[Basis, Array]
+"""log(measured / forecast) of loss and test error at the marks, [2, marks], for each kernel a forecast may rest on."""
 BASES: tuple[Basis, Basis] = ("infinite width", "drawn weights")
 STUDENT_QUANTILE = {4: 2.353, 6: 2.015, 8: 1.895, 12: 1.796, 16: 1.753}
 """Two-sided 90 % points of Student's t with pilots - 1 degrees of freedom."""
@@ -133,15 +135,17 @@ def measure_width_deviation(
     pilots: int = 4,
     functions: int | None = None,
     points: int = 32,
+    bases: tuple[Basis, ...] = BASES,
     progress: Progress = ignore_progress,
 ) -> WidthDeviation:
     """Trains pilots on subsets of the data and compares them with their own forecast.
 
         d(n) = d_run + c / sqrt(n)          mean logarithmic deviation on n functions
 
-    Features move for all functions together, so deviations grow with their number: each pilot is trained on n and on a
-    quarter of them, and the line through both leads to the run's number. **Estimate:** the root fits what was measured
-    (docs/decisions/0005); where a quarter would be under 32 functions, the deviation of n stands for the run's.
+    Features move for all functions together, so deviations grow with their number: pilots are trained on quarters of n
+    functions and the first one's weights on all n of them as well, and the line through both leads to the run's number.
+    **Estimate:** the root fits what was measured (docs/decisions/0005); where a quarter would be under 32 functions,
+    pilots are trained on n, and their deviation stands for the run's.
 
     Arguments:
         train: the training data. A pilot sees `functions` of them, and as many others for its test error.
@@ -157,9 +161,9 @@ def measure_width_deviation(
             of their own, as the forecast of infinite width is for any draw. Where there is none, they are always own.
         pilot_width: of a shallow operator's pilots, if not its own.
         pilots: how many, one of 4, 6, 8, 12, 16.
-        functions: of a pilot, and no extrapolation from them; by default half of the data and at most 256, and a
-            quarter of these.
+        functions: of a pilot, and no extrapolation from them; by default n is half of the data and at most 256.
         points: of the pilots of a shallow operator or a DeepONet; others keep all query points.
+        bases: the kernels whose forecasts to compare with; only that of the drawn weights where there is no limit.
 
     Raises:
         ForetrainError: another number of pilots.
@@ -179,22 +183,34 @@ def measure_width_deviation(
     # Gradient descent's path is followed in long steps, the longer the fewer the marks.
     marks = log_spaced_steps(min(steps, 1000), per_decade=6 if takes_long_steps(stepping) else 12)
     rng = np.random.default_rng(key)
-    found: dict[Basis, list[tuple[Array, Array]]] = {basis: [] for basis in (BASES if limited else BASES[1:])}
+    bases = tuple(basis for basis in BASES if basis in bases) if limited else BASES[1:]
+    fresh = limited and draws == "fresh"
+
+    def deviations(number: int, learn: Array, check: Array) -> Deviations:
+        network = draw_network(model, train, key * PILOTS_APART + number if fresh else key)
+        pilot = _Pilot(network, train.take(np.sort(learn)), train.take(np.sort(check[:MOST_CHECKED])), stepping)
+        return pilot.deviations(model, bases, marks, number)
+
+    quarter = half // 4
+    in_two_sizes = functions is None and quarter >= FEWEST_FUNCTIONS
+    found: list[Deviations] = []
+    trainings = pilots + in_two_sizes
+    order = rng.permutation(len(train))
     for number in range(pilots):
-        order = rng.permutation(len(train))
-        network = draw_network(model, train, key * PILOTS_APART + number if limited and draws == "fresh" else key)
-
-        def pilot(count: int, network: Any = network, order: Array = order) -> _Pilot:
-            learn, check = np.sort(order[:count]), np.sort(order[half : half + min(count, MOST_CHECKED)])
-            return _Pilot(network, train.take(learn), train.take(check), stepping)
-
-        seen = pilot(half).deviations(model, tuple(found), marks, number)
-        if functions is None and half // 4 >= FEWEST_FUNCTIONS:
-            fewer = pilot(half // 4).deviations(model, tuple(found), marks, number)
-            seen = {basis: _at_count(seen[basis], fewer[basis], half, functions_of_run) for basis in seen}
-        for basis, deviations in seen.items():
-            found[basis].append(deviations)
-        progress("training pilots", number + 1, pilots)
+        if in_two_sizes:
+            learn = np.take(order, np.arange(number * quarter, (number + 1) * quarter), mode="wrap")
+            check = np.setdiff1d(order[half:], learn, assume_unique=True)[:quarter]
+        else:
+            order = rng.permutation(len(train)) if number else order
+            learn, check = order[:half], order[half : 2 * half]
+        found.append(deviations(number, learn, check))
+        progress("training pilots", number + 1, trainings)
+    if in_two_sizes:
+        whole = deviations(0, order[: 4 * quarter], order[half:])
+        # Weights of their own tell the draws apart: only the first pilot's are trained on both.
+        grown = _grown(whole, found[:1] if fresh else found[:4], 4 * quarter, functions_of_run)
+        found = [{basis: each[basis] + grown[basis] for basis in bases} for each in found]
+        progress("training pilots", trainings, trainings)
     return _summary(found, marks, model.width if limited else 1, pilots)
 
 
@@ -228,23 +244,24 @@ def scaled_to(method: Any, eigenvalue_max: float) -> Any:
     return method.with_step_size(eigenvalue_max)
 
 
-def _summary(found: dict[Basis, list[tuple[Array, Array]]], marks: Array, width: int, pilots: int) -> WidthDeviation:
+def _summary(found: list[Deviations], marks: Array, width: int, pilots: int) -> WidthDeviation:
     """Means and spreads over pilots; the spread is that of one more pilot about their mean."""
     spread: tuple[dict[Basis, Array], dict[Basis, Array]] = ({}, {})
     shift: tuple[dict[Basis, Array], dict[Basis, Array]] = ({}, {})
-    for basis, each in found.items():
+    for basis in found[0]:
+        logs = np.stack([deviations[basis] for deviations in found])
         for which in range(2):
-            logs = np.stack([deviations[which] for deviations in each])
-            shift[which][basis] = np.mean(logs, axis=0)
-            spread[which][basis] = np.std(logs, axis=0, ddof=1) * np.sqrt(1 + 1 / pilots)
+            shift[which][basis] = np.mean(logs[:, which], axis=0)
+            spread[which][basis] = np.std(logs[:, which], axis=0, ddof=1) * np.sqrt(1 + 1 / pilots)
     return WidthDeviation(marks.astype(float), *spread, width, pilots, *shift)
 
 
-def _at_count(seen: tuple[Array, Array], fewer: tuple[Array, Array], count: int, wanted: int) -> tuple[Array, Array]:
-    """Deviations d_run + c / sqrt(n) at the number of functions wanted, from those at `count` and at a quarter."""
-    further = (count**-0.5 - wanted**-0.5) / ((count // 4) ** -0.5 - count**-0.5)
-    loss, error = (more + further * (more - less) for more, less in zip(seen, fewer, strict=True))
-    return loss, error
+def _grown(whole: Deviations, quarters: list[Deviations], count: int, wanted: int) -> Deviations:
+    """What c / sqrt(n) adds from a quarter of `count` functions to the number wanted, c from `count` and a quarter."""
+    further = ((count / 4) ** -0.5 - wanted**-0.5) / ((count / 4) ** -0.5 - count**-0.5)
+    return {
+        basis: further * (whole[basis] - np.mean([quarter[basis] for quarter in quarters], axis=0)) for basis in whole
+    }
 
 
 def _thinned(data: OperatorDataset, points: int) -> OperatorDataset:
@@ -271,27 +288,25 @@ class _Pilot:
     check: OperatorDataset
     method: Method
 
-    def deviations(
-        self, model: Any, bases: tuple[Basis, ...], marks: Array, key: int
-    ) -> dict[Basis, tuple[Array, Array]]:
-        """log(measured / forecast) of loss and test error at the marks, for each kernel the forecast may rest on."""
-        kernel, testing = drawn_kernels(self.network, self.learn, self.check, self.method.rates)
-        stepping = scaled_to(self.method, kernel.eigenvalue_max(1e-3))
+    def deviations(self, model: Any, bases: tuple[Basis, ...], marks: Array, key: int) -> Deviations:
+        """What training for real differs by from each kernel's forecast."""
+        sides: dict[Basis, tuple[Any, Any]] = {}
+        if "infinite width" in bases:
+            sides["infinite width"] = limit_kernels(model, self.learn, self.check, self.method.rates)
+        if "drawn weights" in bases:
+            sides["drawn weights"] = drawn_kernels(self.network, self.learn, self.check, self.method.rates)
+        nearest, _ = sides[bases[-1]]
+        stepping = scaled_to(self.method, nearest.eigenvalue_max(1e-3))
         if takes_long_steps(self.method):
             stepping = LongSteps.along(stepping, marks)
             marks = stepping.evaluations
         real = self._train(stepping, marks, key)
-        deviations: dict[Basis, tuple[Array, Array]] = {}
-        for basis in bases:
-            sides = (kernel.apply, testing)
-            if basis == "infinite width":
-                gram, testing_at_limit = limit_kernels(model, self.learn, self.check, self.method.rates)
-                sides = (gram.apply, testing_at_limit)
-            told = self._forecast(stepping, marks, *sides)
-            deviations[basis] = (np.log(real[0] / told[0]), np.log(real[1] / told[1]))
-        return deviations
+        return {
+            basis: np.log(real / self._forecast(stepping, marks, kernel.apply, testing))
+            for basis, (kernel, testing) in sides.items()
+        }
 
-    def _train(self, method: Any, marks: Array, key: int) -> tuple[Array, Array]:
+    def _train(self, method: Any, marks: Array, key: int) -> Float[Array, "2 marks"]:
         """Losses and test errors at the marks."""
         arrays = training_arrays(self.network, self.learn)
         rates = group_rates(self.network, self.method.rates)
@@ -304,9 +319,9 @@ class _Pilot:
             losses.append(np.mean((learnt(motion.network) - np.asarray(arrays[2])) ** 2))
             predictions = self.network.scale.restore(checked(motion.network))
             errors.append(mean_relative_error(predictions, self.check.outputs))
-        return np.array(losses), np.array(errors)
+        return np.array([losses, errors])
 
-    def _forecast(self, method: Method, marks: Array, apply: Any, testing: Any) -> tuple[Array, Array]:
+    def _forecast(self, method: Method, marks: Array, apply: Any, testing: Any) -> Float[Array, "2 marks"]:
         """What a kernel foretells for this network's own initial outputs."""
         scale = self.network.scale
         curves = spectral_curves(
@@ -321,4 +336,4 @@ class _Pilot:
             offset=scale.offset / scale.scale,
         )
         lower, upper = curves.loss(method, marks)
-        return np.sqrt(lower) * np.sqrt(upper), curves.test_error(method, marks)
+        return np.array([np.sqrt(lower) * np.sqrt(upper), curves.test_error(method, marks)])

@@ -76,13 +76,16 @@ def lanczos(apply: Apply, start: ArrayLike, steps: int) -> KrylovBasis:
     Raises `ForetrainError` when `start` is zero or not finite, or when `apply` returns another shape or values that
     are not finite. Source: Lanczos (1950); reorthogonalised twice, Parlett (1998), section 6.9.
     """
+    return extend(_empty_basis(start), apply, steps)
+
+
+def _empty_basis(start: ArrayLike) -> KrylovBasis:
     first = np.asarray(start, dtype=np.float64)
     norm = float(np.linalg.norm(first))
     if not math.isfinite(norm) or norm == 0:
         raise ForetrainError(f"a Krylov space needs a finite start that is not zero, got one of norm {norm}")
     empty = np.empty(0)
-    basis = KrylovBasis(np.empty((0, *first.shape)), empty, empty, first / norm, norm, False)
-    return extend(basis, apply, steps)
+    return KrylovBasis(np.empty((0, *first.shape)), empty, empty, first / norm, norm, False)
 
 
 def extend(basis: KrylovBasis, apply: Apply, more_steps: int) -> KrylovBasis:
@@ -94,10 +97,15 @@ def extend(basis: KrylovBasis, apply: Apply, more_steps: int) -> KrylovBasis:
         raise ForetrainError(f"expected at least one Lanczos step, got {more_steps}")
     if basis.exhausted:
         return basis
-    shape, done = basis.next_vector.shape, basis.steps
-    total = min(done + more_steps, basis.next_vector.size)
-    vectors = np.empty((total, basis.next_vector.size))
-    vectors[:done] = basis.vectors.reshape(done, basis.next_vector.size)
+    size, done = basis.next_vector.size, basis.steps
+    vectors = np.empty((min(done + more_steps, size), size))
+    vectors[:done] = basis.vectors.reshape(done, size)
+    return _extended(basis, apply, vectors)
+
+
+def _extended(basis: KrylovBasis, apply: Apply, vectors: np.ndarray) -> KrylovBasis:
+    """Fills the rows of `vectors` [total, size], of which the first hold the basis already."""
+    shape, done, total = basis.next_vector.shape, basis.steps, len(vectors)
     diagonal, off_diagonal = np.zeros(total), np.zeros(total)
     diagonal[:done], off_diagonal[:done] = basis.diagonal, basis.off_diagonal
     following, exhausted, step = basis.next_vector.ravel(), False, done
@@ -155,13 +163,26 @@ def lanczos_until(
     Stops without reaching the tolerance at `max_steps` vectors or when the basis is exhausted: evaluate the gap of
     the result to know. Raises as `lanczos` does.
     """
-    basis = lanczos(apply, start, min(chunk, max_steps))
+    basis = _empty_basis(start)
+    room = _room(max_steps, basis.next_vector.size)
     while True:
+        total = min(basis.steps + chunk, max_steps, basis.next_vector.size)
+        basis = extend(basis, apply, total - basis.steps) if room is None else _extended(basis, apply, room[:total])
         width = float(gap(basis))
         progress("krylov", basis.steps, max_steps, {"gap": width})
         if width <= tolerance or basis.exhausted or basis.steps >= max_steps:
             return basis
-        basis = extend(basis, apply, min(chunk, max_steps - basis.steps))
+
+
+def _room(rows: int, size: int) -> np.ndarray | None:
+    """Address space for so many vectors, if there is so much: systems give memory for what is written only.
+
+    So a basis grows where it is, and is never held twice.
+    """
+    try:
+        return np.empty((min(rows, size), size))
+    except MemoryError:
+        return None
 
 
 def gauss_rule(basis: KrylovBasis) -> Quadrature:
