@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from _forecast_setting import LONG_RUN, MODELS, Case, Clock, inside, problem, small_problem, train_for_real
 from _forecast_tables import Result
+from _peak_memory import in_own_process
 
 import foretrain as ft
 from foretrain.forecast import (
@@ -152,6 +153,7 @@ def measure_large(case: Case) -> Result:
     motion, _ = advance(motion, *arrays, method, 1, count)
     jax.block_until_ready(eqx.filter(motion, eqx.is_array))
     each, processor_each = (total / count for total in clock.read())
+    memory = {what: in_own_process(what, case.model) for what in ("forecast", "step")}
     return {
         "forecast_seconds": seconds,
         "step_seconds": each,
@@ -159,4 +161,5 @@ def measure_large(case: Case) -> Result:
         "krylov_steps": told.curves.basis_size,
         "share_of_long_run": seconds / (LONG_RUN * each),
         "processor_share_of_long_run": processor / (LONG_RUN * processor_each),
+        "memory": memory,
     }

@@ -115,6 +115,10 @@ def summary_of_promises(results: list[Result]) -> list[str]:
                 f"(foretold {1e3 * result['foretold_step_seconds']:.0f}): {percent(result['share_of_long_run'])} of "
                 f"10,000 steps, {percent(result['processor_share_of_long_run'])} in processor time (2 % at most)"
             )
+            if result["memory"]["step"]:
+                step, told = (result["memory"][what]["bytes"] / 1e6 for what in ("step", "forecast"))
+                basis = result["memory"]["forecast"]["basis_bytes"] / 1e6
+                text += f"; {told:.0f} MB, a step {step:.0f} MB and the basis {basis:.0f} MB"
         said.append(title + text)
     return said
 

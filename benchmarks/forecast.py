@@ -10,7 +10,7 @@ Sections, each made of cases:
 - stopping: noisy labels, the forecast's best stopping step beside the measured one
 - stability: step sizes of 1.9, 2.2 and 4.5 over the largest eigenvalue, and the certificate's verdicts
 - overhead: what the certificate's probes add to training
-- cost: seconds of a forecast beside those of 10,000 steps, at the size of real problems
+- cost: seconds and memory of a forecast beside those of 10,000 steps and of one, at the size of real problems
 
 Every case is kept in FILE with the suffix .cases.json, one line of JSON each, as soon as it is done; another run skips
 what it finds there (--fresh starts again). --only keeps the cases whose name contains every one of the given words.
