@@ -40,12 +40,14 @@ def summary_of_curves(results: list[Result]) -> list[str]:
             f"| {family} | {method} | {basis} | {len(runs)} | {' | '.join(medians)} | {percent(np.nanmedian(off))}, "
             f"{percent(np.nanmax(off))} | {percent(shares[0])}, {percent(shares[1])} | {width:.3f} | {percent(cost)} |"
         )
+    beyond = sum(not run.get("stable", True) for pairs in groups.values() for _, run in pairs)
     held = [run[f"{name}_inside"] for pairs in groups.values() for _, run in pairs for name in ("loss", "test_error")]
     seconds = {name: sum(result[f"{name}_seconds"] for result in results) for name in ("forecast", "training")}
     return [
         *lines,
         "",
         f"Inside the 90 % bands: {percent(np.mean(held))} of {np.size(held)} measured points (to be 85 to 97 %). "
+        f"Forecasts that said their draw was beyond its limit of stability, counted as outside: {beyond}. "
         f"Seconds of all forecasts {seconds['forecast']:.0f}, of one training each {seconds['training']:.0f}.",
     ]
 
@@ -140,9 +142,11 @@ def one_line(result: Result) -> str:
         parts = []
         for run in result["runs"]:
             held = np.mean([run["loss_inside"], run["test_error_inside"]])
+            beyond = "" if run.get("stable", True) else "  beyond this draw's limit of stability"
             ratios = " ".join(f"{ratio:.3f}" for ratio in run["loss_ratio"])
             parts.append(
                 f"\n    {run['basis']:15} {ratios}  test {run['test_error_ratio'][-1]:.3f}  in {100 * held:.0f} %"
+                f"{beyond}"
             )
         costs = f"forecast {result['forecast_seconds']:.1f} s, training {result['training_seconds']:.1f} s"
         return costs + "".join(parts)

@@ -122,6 +122,7 @@ def compared(told: ft.Forecast, measured: Result) -> Result:
         np.asarray(curve)[marks] for curve in (told.test_error, told.test_error_lower, told.test_error_upper)
     )
     return {
+        "stable": told.stable,
         "loss": loss.tolist(),
         "test_error": error.tolist(),
         "loss_ratio": (told.loss[marks] / loss).tolist(),

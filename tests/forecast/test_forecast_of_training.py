@@ -220,6 +220,27 @@ def test_a_method_with_its_own_step_size_keeps_it(told, split, model, deviation)
     assert slow.loss[-1] > told.loss[-1]
 
 
+@pytest.mark.parametrize(("method", "limit"), [(GradientDescent(), 2), (HeavyBall(0.9), 3.8)], ids=["plain", "heavy"])
+def test_a_step_size_beyond_the_limit_is_called_unstable_and_its_loss_grows(
+    told, split, model, deviation, method, limit
+):
+    below, beyond = (
+        forecast(
+            split[0],
+            model,
+            replace(method, step_size=share * limit / told.eigenvalue_max),
+            steps=STEPS,
+            deviation=deviation,
+            cost=COST,
+        )
+        for share in (0.97, 1.05)
+    )
+    assert (below.stable, beyond.stable) == (True, False)
+    assert below.as_dict(MARKS)["stable"]
+    assert beyond.loss[-1] > 3 * beyond.loss[10]
+    assert below.loss[-1] < below.loss[0]
+
+
 def test_no_step_to_forecast_is_refused(split, model):
     with pytest.raises(ForetrainError, match="at least one step"):
         forecast(split[0], model, steps=0)

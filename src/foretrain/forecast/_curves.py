@@ -91,6 +91,14 @@ class Forecast:
         return below
 
     @property
+    def stable(self) -> bool:
+        """Whether the step size is below the method's limit for this kernel; beyond it the curves leave all numbers.
+
+        A real network may leave the fast modes behind and calm down again, which no forecast of a fixed kernel tells.
+        """
+        return self.step_size * self.eigenvalue_max < float(getattr(self.method, "stable_below", np.inf))
+
+    @property
     def horizon(self) -> int:
         """The last step, beyond the curves if possible, that the Krylov space still resolves (see `horizon_of`)."""
         return horizon_of(self.curves, self.method)
@@ -118,6 +126,7 @@ class Forecast:
             "initial_loss": self.loss[0],
             "step_size": self.step_size,
             "eigenvalue_max": self.eigenvalue_max,
+            "stable": self.stable,
             "krylov_steps": self.curves.basis_size,
             "best_stopping_step": self.best_stopping_step,
             "worst_case_rate": self.worst_case_rate,
