@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from foretrain._foundation import ForetrainError, Progress, ignore_progress
+from foretrain.compression._box_student import box_operator, box_students, with_images
 from foretrain.compression._budget import Budget, Candidate, CompressedModel, Package, Packager
 from foretrain.compression._component_student import component_students
 from foretrain.compression._fourier_student import fourier_students
@@ -18,6 +19,9 @@ from foretrain.tangent import FourierSettings, InfiniteWidthOperator
 from foretrain.training import Run
 
 Teacher = Callable[[np.ndarray], np.ndarray]
+PATTERNS_SEEN, MOST_PATTERN_VALUES = 100, 16
+IMAGES = 2
+"""Of each training function under the operator's symmetries, itself included."""
 NUMBER_FORMATS = ("float32", "float16", "int8 weights", "int8")
 
 
@@ -42,8 +46,10 @@ def compress(
     smaller member of the front, which descends on; package.
 
     Students of data on a periodic grid have a filter on either side of each neuron (`FilteredFourierOperator`), with
-    wave numbers and prior chosen by random filters on held-out lessons; others work between principal components
-    (`ComponentOperator`) and are picked by pivoted QR from a draw four times too wide.
+    wave numbers and prior chosen by random filters on held-out lessons. On other regular grids of one or two axes they
+    have filters between series of cosines and sines (`FilteredBoxOperator`); where inputs have a few values only, such
+    as two materials, the training functions' images under the teacher's symmetries replace fresh inputs. Others work
+    between principal components (`ComponentOperator`) and are picked by pivoted QR from a draw four times too wide.
 
     Arguments:
         teacher: a fitted infinite-width operator, a run, or any callable from inputs to outputs in physical units.
@@ -70,15 +76,23 @@ def compress(
     learn, check = (train, test) if test is not None else train.split(max(2, min(200, len(train) // 6)), key)
     answer = _answers(teacher, check)
     log = StageLog()
-    lessons = _lessons(answer, learn, fresh, key, log, check, progress)
+    periodic = _equivariant(teacher, learn)
+    box = None if periodic else box_operator(learn, budget)
+    # A Gaussian model of inputs with a few values would make lessons of another kind.
+    patterned = box is not None and len(np.unique(learn.inputs[:PATTERNS_SEEN])) <= MOST_PATTERN_VALUES
+    lessons = _lessons(answer, learn, 0 if patterned else fresh, key, log, check, progress)
     effort = Effort(rows, evaluations)
+
+    def measure(network: Any) -> Package:
+        return package(network, "float32", learn.inputs, card)
+
     networks: list[Any]
-    if _equivariant(teacher, learn):
-
-        def measure(network: Any) -> Package:
-            return package(network, "float32", learn.inputs, card)
-
+    if periodic:
         networks = list(fourier_students(lessons, check, budget, measure, effort, log, key, progress))
+    elif box is not None:
+        symmetries = getattr(getattr(teacher, "settings_", None), "symmetries", ()) if patterned else ()
+        lessons = with_images(lessons, symmetries, IMAGES, key)
+        networks = list(box_students(box, learn, lessons, check, budget, measure, effort, log, key, progress))
     else:
         networks = list(component_students(learn, lessons, check, budget, effort, log, key, progress))
     family = [(f"student, {len(network.biases)} neurons", network) for network in networks]
@@ -87,7 +101,8 @@ def compress(
         (name, member, form)
         for name, member in family
         for form in NUMBER_FORMATS
-        if form == "float32" or member is networks[0]
+        # A box has no products of matrices of weights, which is what static int8 turns into whole numbers.
+        if form == "float32" or (member is networks[0] and not (form == "int8" and box is not None))
     ]
     for done, (name, member, number_format) in enumerate(jobs):
         progress("packaging", done, len(jobs))

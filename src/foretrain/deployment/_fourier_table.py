@@ -27,10 +27,12 @@ def fourier_table(builder: GraphBuilder, table: Array, name: str = "") -> tuple[
         count = table.shape[1] // 2
         return builder.weight(f"{name}cosine", table[:, :count]), builder.weight(f"{name}sine", table[:, count:])
     shape, waves = found
-    points = builder.constant(f"{name}points", len(table))
-    turns = _turns(builder, shape, waves, name)
-    whole = builder.node("Mul", builder.node("Round", builder.node("Div", turns, points)), points)
-    return _cosine_and_sine(builder, builder.node("Sub", turns, whole), len(table), name)
+    return _of_turns(builder, _turns(builder, shape, waves, name), len(table), name)
+
+
+def half_wave_table(builder: GraphBuilder, size: int, waves: int, name: str) -> tuple[str, str]:
+    """cos and sin of pi j k / (size - 1), [size, waves] each, j and k from 0 on; computed by the runtime as well."""
+    return _of_turns(builder, _turns_of_a_line(builder, size, waves, name), 2 * (size - 1), name)
 
 
 def turned_coefficients(
@@ -54,6 +56,13 @@ def turned_coefficients(
     real = builder.node("Add", builder.node("Mul", along_cosine, cosine), builder.node("Mul", along_sine, sine))
     imaginary = builder.node("Sub", builder.node("Mul", along_cosine, sine), builder.node("Mul", along_sine, cosine))
     return real, imaginary
+
+
+def _of_turns(builder: GraphBuilder, turns: str, points: int, name: str) -> tuple[str, str]:
+    """cos and sin of 2 pi turns / points, whole turns taken off first."""
+    unit = builder.constant(f"{name}points", points)
+    whole = builder.node("Mul", builder.node("Round", builder.node("Div", turns, unit)), unit)
+    return _cosine_and_sine(builder, builder.node("Sub", turns, whole), points, name)
 
 
 def _cosine_and_sine(builder: GraphBuilder, turns: str, points: int, name: str) -> tuple[str, str]:

@@ -8,9 +8,10 @@ import numpy as np
 from foretrain._foundation import ForetrainError
 from foretrain.deployment._activation_nodes import activation_nodes
 from foretrain.deployment._builder import GraphBuilder
+from foretrain.deployment._filtered_box_graph import filtered_box_graph
 from foretrain.deployment._filtered_fourier_graph import filtered_fourier_graph
 from foretrain.deployment._fourier_table import fourier_table, turned_coefficients
-from foretrain.models import ComponentNetwork, FilteredFourierNetwork, ShallowFourierNetwork
+from foretrain.models import ComponentNetwork, FilteredBoxNetwork, FilteredFourierNetwork, ShallowFourierNetwork
 
 Array = np.ndarray
 
@@ -23,7 +24,7 @@ def network_graph(builder: GraphBuilder, network: eqx.Module, balance: Array | N
 
     Arguments:
         builder: an empty builder, of the number format wanted.
-        network: a `FilteredFourierNetwork`, a `ShallowFourierNetwork` or a `ComponentNetwork`.
+        network: a `FilteredFourierNetwork`, a `FilteredBoxNetwork`, a `ShallowFourierNetwork` or a `ComponentNetwork`.
         balance: factors on the inner layer's features, undone in its weights, [modes] or [features]; they even out the
             ranges that int8 has to cover.
 
@@ -32,12 +33,14 @@ def network_graph(builder: GraphBuilder, network: eqx.Module, balance: Array | N
     """
     if isinstance(network, FilteredFourierNetwork):
         return filtered_fourier_graph(builder, network, balance)
+    if isinstance(network, FilteredBoxNetwork):
+        return filtered_box_graph(builder, network)
     if isinstance(network, ShallowFourierNetwork):
         return _fourier_graph(builder, network, balance)
     if isinstance(network, ComponentNetwork):
         return _component_graph(builder, network, balance)
     raise ForetrainError(
-        "export: expected a FilteredFourierNetwork, a ShallowFourierNetwork or a ComponentNetwork, "
+        "export: expected a filtered Fourier or box network, a ShallowFourierNetwork or a ComponentNetwork, "
         f"came a {type(network).__name__}; distil it into one of these first"
     )
 

@@ -3,6 +3,7 @@
 from foretrain.models._activations import ACTIVATION_FUNCTIONS, activation_function
 from foretrain.models._component_network import ComponentNetwork, ComponentOperator
 from foretrain.models._deeponet import DeepONet, DeepONetNetwork
+from foretrain.models._filtered_box import FilteredBoxNetwork, FilteredBoxOperator
 from foretrain.models._filtered_fourier import FilteredFourierNetwork, FilteredFourierOperator
 from foretrain.models._fno import FNO, FNONetwork
 from foretrain.models._mlp import MLP, MLPNetwork
@@ -29,6 +30,8 @@ __all__ = [
     "DeepONet",
     "DeepONetNetwork",
     "FNONetwork",
+    "FilteredBoxNetwork",
+    "FilteredBoxOperator",
     "FilteredFourierNetwork",
     "FilteredFourierOperator",
     "GivenNetwork",

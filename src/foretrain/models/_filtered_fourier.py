@@ -176,6 +176,19 @@ class FilteredFourierNetwork(eqx.Module):
         """How often a coefficient of the half spectrum counts: the constant, which comes first, once, others twice."""
         return jnp.full(len(self.readout), 2.0, self.table.dtype).at[0].set(1.0)
 
+    @property
+    def samples(self) -> int:
+        """Points at which neurons are evaluated."""
+        return len(self.sample_table)
+
+    def output_spectrum(
+        self, targets: Float[np.ndarray, "functions points"]
+    ) -> Float[np.ndarray, "output_modes 2 functions"]:
+        """Real and imaginary parts of the coefficients of normalised outputs, in double precision."""
+        synthesis, count = np.asarray(self.synthesis, np.float64), len(self.readout)
+        analysed = targets @ synthesis / len(synthesis)
+        return np.stack([analysed[:, :count].T, -analysed[:, count:].T], axis=1)
+
     def coefficients(self, inputs: Float[ArrayLike, "functions points"]) -> Float[Array, "functions features"]:
         """Fourier coefficients of the inputs, (Re u_k, -Im u_k), times the prior's scale."""
         return jnp.asarray(inputs, self.table.dtype) @ self.table * (self.feature_scale / self.table.shape[0])

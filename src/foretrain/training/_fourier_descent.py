@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 
 from foretrain._foundation import Progress
 from foretrain.data import OperatorDataset, mean_relative_error
-from foretrain.models import FilteredFourierNetwork, FilteredFourierOperator
-from foretrain.training._reduced_fourier import FourierCoefficients, ReducedFourierLoss, ReducedValue
+from foretrain.models import FilteredBoxOperator, FilteredFourierOperator
+from foretrain.training._reduced_fourier import FilteredNetwork, FourierCoefficients, ReducedFourierLoss, ReducedValue
 
 STAGE = "two timescales (limit)"
 LOOK_EVERY = 10
@@ -61,7 +61,7 @@ class FourierTraining:
         stopped: why training ended, in words.
     """
 
-    network: FilteredFourierNetwork
+    network: FilteredNetwork
     curve: tuple[FourierTrainingPoint, ...]
     trained_numbers: int
     ridge: float
@@ -73,7 +73,7 @@ class FourierDescent:
 
     def __init__(
         self,
-        operator: FilteredFourierOperator,
+        operator: FilteredFourierOperator | FilteredBoxOperator,
         train: OperatorDataset,
         test: OperatorDataset | None,
         evaluations: int,
@@ -90,8 +90,8 @@ class FourierDescent:
         self.held = None if held is None else FourierCoefficients(self.network, held, self.loss.functions.piece)
         self.test, self.ridge, self.progress = test, ridge, progress
         self.limit, self.record_every, self.count, self.first = evaluations, record_every, 0, 1.0
-        self.lowest: tuple[FilteredFourierNetwork, ReducedValue] | None = None
-        self.best: FilteredFourierNetwork | None = None
+        self.lowest: tuple[FilteredNetwork, ReducedValue] | None = None
+        self.best: FilteredNetwork | None = None
         self.looks: list[tuple[int, float]] = []
         self.curve: list[FourierTrainingPoint] = []
         self.stopped = f"after the {evaluations:,} evaluations allowed"
@@ -150,7 +150,7 @@ class FourierDescent:
         before = min(error for count, error in self.looks if count <= self.count - PATIENCE)
         return min(error for _, error in self.looks) > (1 - LEAST_GAIN) * before
 
-    def _refit(self, network: FilteredFourierNetwork) -> tuple[FilteredFourierNetwork, float]:
+    def _refit(self, network: FilteredNetwork) -> tuple[FilteredNetwork, float]:
         assert self.held is not None
         equations = self.loss.functions.normal_equations(network)
         unit, found = self.loss.ridges / self.ridge, []
@@ -164,7 +164,7 @@ class FourierDescent:
         everything = equations.times(1 - share) + self.held.normal_equations(network).times(share)
         return self.loss.with_weights(network.filters, network.biases, everything.solution(ridge * unit)), ridge
 
-    def _record(self, network: FilteredFourierNetwork, held_error: float) -> None:
+    def _record(self, network: FilteredNetwork, held_error: float) -> None:
         with self.clock.stopped():
             squares = self.loss.functions.squares(network)
             test_error = float("nan")
@@ -176,7 +176,7 @@ class FourierDescent:
         self.curve.append(FourierTrainingPoint(self.count, spent, passed, train_error, loss, held_error, test_error))
 
     def _weights(self, point: np.ndarray) -> tuple[Array, Array]:
-        shape, dtype = self.network.filters.shape, self.network.table.dtype
+        shape, dtype = self.network.filters.shape, self.network.filters.dtype
         filters, biases = np.split(point, [shape[0] * shape[1]])
         return jnp.asarray(filters.reshape(shape), dtype), jnp.asarray(biases, dtype)
 

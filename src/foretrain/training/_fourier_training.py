@@ -7,7 +7,7 @@ import scipy.optimize
 
 from foretrain._foundation import ForetrainError, Progress, ignore_progress
 from foretrain.data import OperatorDataset
-from foretrain.models import FilteredFourierOperator
+from foretrain.models import FilteredBoxOperator, FilteredFourierOperator
 from foretrain.training._fourier_descent import Done, FourierDescent, FourierTraining
 from foretrain.training._reduced_fourier import OUTER_RIDGE
 from foretrain.training._two_timescale_run import TwoTimescale, TwoTimescaleRecord, TwoTimescaleRun, regime
@@ -15,7 +15,7 @@ from foretrain.training._two_timescale_run import TwoTimescale, TwoTimescaleReco
 
 def train_fourier_operator(
     train: OperatorDataset,
-    operator: FilteredFourierOperator,
+    operator: FilteredFourierOperator | FilteredBoxOperator,
     *,
     evaluations: int = 120,
     key: int = 0,
@@ -33,7 +33,7 @@ def train_fourier_operator(
     filters at which it was lowest, and fits the outer filters to all functions, with the ridge best for those held out.
 
     Arguments:
-        train: one regular periodic grid.
+        train: one regular grid, periodic for a `FilteredFourierOperator`.
         operator: what is trained; `choose_fourier_prior` finds its settings on held-out functions.
         evaluations: how often at most to evaluate the reduced loss and its gradient; repeatable, unlike a time limit.
         key: of the random filters and of the functions held out.

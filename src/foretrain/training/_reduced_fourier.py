@@ -11,8 +11,9 @@ from jaxtyping import Array, Float
 
 from foretrain._foundation import ForetrainError
 from foretrain.data import OperatorDataset
-from foretrain.models import FilteredFourierNetwork
+from foretrain.models import FilteredBoxNetwork, FilteredFourierNetwork
 
+FilteredNetwork = FilteredFourierNetwork | FilteredBoxNetwork
 OUTER_RIDGE = 1e-7
 VALUES_AT_ONCE = 2**19
 """Neuron values held at once: few enough for the processor's cache, on which the speed depends."""
@@ -73,18 +74,15 @@ class FourierCoefficients:
         piece: functions at once; functions of two data sets in pieces of one size share their compiled steps.
     """
 
-    def __init__(self, network: FilteredFourierNetwork, data: OperatorDataset, piece: int | None = None) -> None:
+    def __init__(self, network: FilteredNetwork, data: OperatorDataset, piece: int | None = None) -> None:
         targets = network.scale.normalise(data.outputs)
         squares = np.mean(data.outputs**2, axis=1) / network.scale.scale**2
         # A function that is all but zero must not decide the fit.
         self.relative = 1 / np.maximum(squares, 1e-6 * np.mean(squares))
-        synthesis = np.asarray(network.synthesis, np.float64)
-        count = len(network.readout)
-        analysed = targets @ synthesis / len(synthesis)
-        spectrum = np.stack([analysed[:, :count].T, -analysed[:, count:].T], axis=1)
+        spectrum = network.output_spectrum(targets)
         within = np.einsum("k,kcn->n", np.asarray(network.multiplicity, np.float64), spectrum**2)
         self.beyond = np.maximum(np.mean(targets**2, axis=1) - within, 0)
-        pieces = -(-len(targets) * len(network.sample_table) * 2 * len(network.biases) // VALUES_AT_ONCE)
+        pieces = -(-len(targets) * network.samples * 2 * len(network.biases) // VALUES_AT_ONCE)
         self.piece = piece if piece is not None else -(-len(targets) // max(1, pieces))
         # Filled up with functions of no weight, so that one compiled step serves all pieces.
         missing = -len(targets) % self.piece
@@ -97,36 +95,36 @@ class FourierCoefficients:
         """Mean square relative error that the output modes leave whatever the weights."""
         return float(np.mean(self.relative * self.beyond))
 
-    def normal_equations(self, network: FilteredFourierNetwork) -> NormalEquations:
+    def normal_equations(self, network: FilteredNetwork) -> NormalEquations:
         """For the network's filters and biases, in double precision."""
         size = network.readout.shape
         gram, moment = np.zeros((*size, size[1])), np.zeros(size)
         for rows in self._pieces():
-            root = np.tile(np.sqrt(self._weights[rows]), 2)[:, None]
             features = np.asarray(_hidden(network, jnp.asarray(self._coefficients[rows])))
+            root = np.tile(np.sqrt(self._weights[rows]), features.shape[1])[:, None]
             for index, (values, targets) in enumerate(zip(features, self._targets[:, :, rows], strict=True)):
                 weighted = values.reshape(-1, size[1]).astype(np.float64) * root
                 gram[index] += weighted.T @ weighted
                 moment[index] += weighted.T @ (targets.reshape(-1) * root[:, 0])
         return NormalEquations(gram, moment)
 
-    def squares(self, network: FilteredFourierNetwork) -> Float[np.ndarray, " functions"]:
+    def squares(self, network: FilteredNetwork) -> Float[np.ndarray, " functions"]:
         """Mean square of each function's residual, in normalised outputs."""
-        dtype, found = network.table.dtype, []
+        dtype, found = network.filters.dtype, []
         for rows in self._pieces():
             arguments = self._coefficients[rows], self._targets[:, :, rows]
             found.append(np.asarray(_squares(network, *(jnp.asarray(argument, dtype) for argument in arguments))))
         return np.concatenate(found)[: len(self.beyond)].astype(np.float64) + self.beyond
 
-    def error(self, network: FilteredFourierNetwork) -> float:
+    def error(self, network: FilteredNetwork) -> float:
         """Mean relative L2 error."""
         return float(np.mean(np.sqrt(self.squares(network) * self.relative)))
 
     def data_term(
-        self, network: FilteredFourierNetwork
+        self, network: FilteredNetwork
     ) -> tuple[float, tuple[Float[np.ndarray, "features width"], Float[np.ndarray, " width"]]]:
         """Mean square relative error and its gradient with respect to filters and biases."""
-        dtype = network.table.dtype
+        dtype = network.filters.dtype
         total, across, along = self.truncation, np.zeros(network.filters.shape), np.zeros(network.biases.shape)
         for rows in self._pieces():
             arguments = self._coefficients[rows], self._targets[:, :, rows], self._weights[rows]
@@ -155,7 +153,7 @@ class ReducedFourierLoss:
     Source: Golub, Pereyra (1973).
     """
 
-    def __init__(self, network: FilteredFourierNetwork, data: OperatorDataset, ridge: float = OUTER_RIDGE) -> None:
+    def __init__(self, network: FilteredNetwork, data: OperatorDataset, ridge: float = OUTER_RIDGE) -> None:
         if not ridge > 0:
             raise ForetrainError(f"ridge: expected a positive number, came {ridge:g}")
         self.network = network
@@ -175,27 +173,27 @@ class ReducedFourierLoss:
         penalty = float(np.sum(self._multiplicity * self.ridges * np.sum(readout**2, axis=1)))
         return ReducedValue(data_term + penalty, data_term, slopes, readout)
 
-    def with_weights(self, filters: Array, biases: Array, readout: np.ndarray) -> FilteredFourierNetwork:
+    def with_weights(self, filters: Array, biases: Array, readout: np.ndarray) -> FilteredNetwork:
         """The network with these weights."""
-        dtype = self.network.table.dtype
+        dtype = self.network.filters.dtype
         weights = [jnp.asarray(values, dtype) for values in (filters, biases, readout)]
         return eqx.tree_at(lambda network: (network.filters, network.biases, network.readout), self.network, weights)
 
 
 @eqx.filter_jit
-def _hidden(network: FilteredFourierNetwork, coefficients: Array) -> Array:
+def _hidden(network: FilteredNetwork, coefficients: Array) -> Array:
     return network.hidden(coefficients)
 
 
 @eqx.filter_jit
-def _squares(network: FilteredFourierNetwork, coefficients: Array, targets: Array) -> Array:
+def _squares(network: FilteredNetwork, coefficients: Array, targets: Array) -> Array:
     residual = jnp.einsum("kcnr,kr->kcn", network.hidden(coefficients), network.readout) - targets
     return jnp.einsum("kcn,k->n", residual**2, network.multiplicity)
 
 
 @eqx.filter_jit
 def _data_term(
-    network: FilteredFourierNetwork, coefficients: Array, targets: Array, weights: Array
+    network: FilteredNetwork, coefficients: Array, targets: Array, weights: Array
 ) -> tuple[Array, tuple[Array, Array]]:
     def loss(inner: tuple[Array, Array]) -> Array:
         moved = eqx.tree_at(lambda net: (net.filters, net.biases), network, inner)
