@@ -16,6 +16,9 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
+budgets: list[Budget] = []
+
+
 @pytest.fixture
 def functions(folder):
     """Three hundred functions in a run folder, a third of them for testing."""
@@ -37,6 +40,7 @@ def judged_by(monkeypatch):
     from foretrain.models import ComponentOperator
 
     seen = []
+    budgets.clear()
 
     class Teacher:
         def __init__(self, **settings):
@@ -47,11 +51,14 @@ def judged_by(monkeypatch):
 
     def search(learn, budget, *, package, test, key, progress):
         seen.append(test)
+        budgets.append(budget)
         network = ComponentOperator(8, 6, 5).initialise(learn, jax.random.key(0))
         rows = []
         for name in ("float32", "float16"):
             made = OnnxPackager(latency_repeats=3)(network, name, learn.inputs)
-            rows.append(Candidate("small", name, made.numbers, made.bytes, 1e-6, 0.01, 0.0, "", package=made))
+            rows.append(
+                Candidate("small", name, made.numbers, made.bytes, 1e-6, 0.01, 0.0, "", package=made, network=network)
+            )
         return CompressedModel(Budget(), (replace(rows[0], chosen=True), rows[1]), ())
 
     monkeypatch.setattr("foretrain.cli._compress.compress", search)
@@ -96,6 +103,25 @@ def test_a_numpy_predictor_and_all_formats_are_written_on_request(call, function
     np.testing.assert_allclose(module.predict(functions.inputs), answers, atol=1e-6 * np.abs(answers).max())
 
 
+def test_the_network_is_written_as_stablehlo_on_request(call, functions, judged_by):
+    output = call("compress run --max-error 50% --stablehlo small/model.stablehlo").output
+    assert "stablehlo: small/model.stablehlo" in output
+    from foretrain.deployment import Runtime, read_stablehlo
+
+    answers = Runtime("run/model.onnx").predict(functions.inputs)
+    own = np.asarray(read_stablehlo("small/model.stablehlo")(functions.inputs))
+    np.testing.assert_allclose(own, answers, atol=1e-5 * np.abs(answers).max())
+
+
+def test_limits_with_units_arrive_as_plain_numbers(call, functions, judged_by):
+    call("compress run --max-error 2% --max-bytes 200kB --max-latency 1ms")
+    call("compress run --max-error 0.02 --max-bytes 200000 --max-latency 0.001")
+    call("compress run --max-error None --max-bytes 1.5KiB --max-latency '20 us'")
+    same = Budget(error=0.02, bytes=200_000, latency=0.001)
+    assert budgets == [same, same, Budget(error=None, bytes=1536, latency=2e-5)]
+
+
 def test_a_predictor_that_could_not_be_written_is_refused_before_the_search(refused, said, functions, judged_by):
-    said(refused("compress run --numpy run"), "run: expected a file to write, came a folder")
+    for flag in ("--numpy", "--stablehlo"):
+        said(refused(f"compress run {flag} run"), "run: expected a file to write, came a folder")
     assert judged_by == []

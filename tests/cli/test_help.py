@@ -19,6 +19,7 @@ COMMANDS = (
     "compress",
     "predict",
     "bench",
+    "page",
     "report",
     "reproduce",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Write = Callable[..., Path]
-VOID = {"meta", "link", "br", "circle", "path", "rect"}
+VOID = {"meta", "link", "br", "input", "circle", "path", "rect"}
 
 
 class Page(HTMLParser):

@@ -16,6 +16,7 @@ from foretrain.cli._demo import Demo
 from foretrain.cli._fit import Fit
 from foretrain.cli._forecast import ForecastCommand
 from foretrain.cli._inspect import Inspect
+from foretrain.cli._page import PageCommand
 from foretrain.cli._plan import PlanCommand
 from foretrain.cli._predict import Predict
 from foretrain.cli._report import Report
@@ -34,6 +35,7 @@ Command = (
     | Annotated[Compress, tyro.conf.subcommand("compress")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[PageCommand, tyro.conf.subcommand("page")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
 )

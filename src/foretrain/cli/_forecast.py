@@ -11,6 +11,7 @@ from foretrain._foundation import ForetrainError, write_atomically
 from foretrain.cli._checks import require_enough, require_file, require_values
 from foretrain.cli._display import Display, percent, seconds, size
 from foretrain.cli._forecast_model import ForecastModel, chosen_model, marks_up_to
+from foretrain.cli._quantities import Share
 from foretrain.cli._resume import Resumption, forecast_resumed
 from foretrain.cli._tables import ForecastRow, show_explanation, show_forecast
 from foretrain.data import OperatorDataset, OutputScale, load_split
@@ -65,7 +66,7 @@ class ForecastCommand:
     """Functions to hold out for testing (default: as the file says, else one in six)."""
     rates: tuple[str, ...] = ()
     """Relative step sizes of groups of weights, as in --rates outer=100 bias=0.5."""
-    target_error: float = 0.02
+    target_error: Share = 0.02
     """Relative L2 error to say the number of steps for."""
     resume: Path | None = None
     """Checkpoint of Adam: of foretrain.save_adam_checkpoint, or torch.save({"model": ..., "optimizer": ...})."""

@@ -8,6 +8,7 @@ import tyro
 
 from foretrain.cli._checks import require_enough, require_file, require_values
 from foretrain.cli._display import Display
+from foretrain.cli._quantities import Share
 from foretrain.cli._tables import show_plan
 from foretrain.data import load
 from foretrain.forecast import plan
@@ -17,16 +18,16 @@ from foretrain.forecast import plan
 class PlanCommand:
     """Choose width, step size and route before anything runs, each number with its reason.
 
-    Example: foretrain plan data.npz --target-error 0.02 --out plan.toml
+    Example: foretrain plan data.npz --target-error 2% --out plan.toml
     """
 
     data: Annotated[Path, tyro.conf.Positional]
     """npz file."""
-    target_error: float = 0.02
-    """Relative L2 error wanted."""
+    target_error: Share = 0.02
+    """Relative L2 error wanted: 2% or 0.02."""
     steps: int = 1000
     """Of gradient descent."""
-    tolerance: float = 0.03
+    tolerance: Share = 0.03
     """How far measured losses may stray from the forecast."""
     price_per_hour: float = 0.0
     """Of this machine, to price the routes."""

@@ -11,6 +11,7 @@ from foretrain._foundation import ForetrainError
 from foretrain.cli._checks import read_table, require_enough, require_values
 from foretrain.cli._display import Display
 from foretrain.cli._main_job import new_run_folder, run_main_job
+from foretrain.cli._quantities import ShareOrNone
 from foretrain.data import load_split
 from foretrain.studies import PipelineSettings, with_overrides
 
@@ -22,7 +23,7 @@ class RunCommand:
     The file holds inputs [functions, sensors] and outputs [functions, points], optionally sensor_points and
     query_points; or train_inputs, train_outputs, test_inputs, test_outputs.
 
-    Example: foretrain run data.npz --target-error 0.02
+    Example: foretrain run data.npz --target-error 2%
     """
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -31,11 +32,11 @@ class RunCommand:
     """Run folder (default: runs/DATE-NAME)."""
     test: int | None = None
     """Functions to hold out for testing (default: as the file says, else one in six)."""
-    target_error: float | None = None
-    """Relative L2 error to plan for."""
+    target_error: ShareOrNone = None
+    """Relative L2 error to plan for: 2% or 0.02."""
     steps: int | None = None
     """Of gradient descent."""
-    error_budget: float | None = None
+    error_budget: ShareOrNone = None
     """Mean relative L2 error the shipped model may have."""
     numbers_budget: int | None = None
     """Numbers the shipped file may hold."""

@@ -8,6 +8,7 @@ from foretrain.deployment._formats import formats_beside, write_formats
 from foretrain.deployment._numpy_predictor import write_numpy_predictor
 from foretrain.deployment._package import OnnxPackager, Package, with_trust, write_model
 from foretrain.deployment._runtime import Latency, Runtime
+from foretrain.deployment._stablehlo import StableHlo, read_stablehlo, write_stablehlo
 from foretrain.deployment._trust import ConformalBand, OutOfRange
 
 __all__ = [
@@ -20,11 +21,13 @@ __all__ = [
     "Package",
     "Runtime",
     "Speed",
+    "StableHlo",
     "bench",
     "calibrated",
     "formats_beside",
     "model_card",
     "model_card_markdown",
+    "read_stablehlo",
     "set_aside",
     "stored_numbers",
     "trust_in_chosen",
@@ -32,4 +35,5 @@ __all__ = [
     "write_formats",
     "write_model",
     "write_numpy_predictor",
+    "write_stablehlo",
 ]
