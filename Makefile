@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-torch lint bench-accuracy bench-scale bench-forecast bench-two-timescale bench-trained-fourier bench-peers bench-torch-peers clean
+.PHONY: demo test test-slow test-torch lint bench-accuracy bench-scale bench-forecast bench-two-timescale bench-trained-fourier bench-shrink bench-shrink-peers bench-peers bench-torch-peers browser-runtime clean
 
 demo: .venv/.ready-demo
 	$(BIN)/foretrain demo
@@ -86,5 +86,36 @@ $(TORCH_PEER)/.ready: benchmarks/peers/torch-modules.txt pyproject.toml constrai
 	$(TORCH_PEER)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers/torch-modules.txt -e .
 	touch $@
 
+# ONNX Runtime Web from npm, for pages of `foretrain page RUN --runtime .browser-runtime` that need no network.
+BROWSER_RUNTIME := onnxruntime-web-1.30.0
+browser-runtime: .browser-runtime/package.json
+
+.browser-runtime/package.json:
+	@command -v npm > /dev/null || { echo "this needs npm, which comes with Node.js: https://nodejs.org"; exit 1; }
+	mkdir -p .browser-runtime
+	npm pack --silent --pack-destination .browser-runtime $(subst web-,web@,$(BROWSER_RUNTIME))
+	tar -xzf .browser-runtime/$(BROWSER_RUNTIME).tgz -C .browser-runtime --strip-components 1 package/package.json package/dist/ort.wasm.bundle.min.mjs package/dist/ort-wasm-simd-threaded.wasm
+	rm .browser-runtime/$(BROWSER_RUNTIME).tgz
+	touch $@
+
+# Small models beside FNO and DeepONet; about an hour of one core, goes on where it was stopped.
+SHRINK_DATA := benchmarks/peers/data
+bench-shrink: .venv/.ready-demo
+	$(BIN)/python benchmarks/shrink.py --json benchmarks/shrink.json --data-cache $(SHRINK_DATA)
+
+# Trains those peers on the same functions, where their results are not there yet: about an hour of one core.
+SHRINK_PROBLEMS := burgers-0.1-2-pi burgers-0.01 darcy-29x29 advection-ii
+SHRINK_PEERS := fno deeponet pod-deeponet
+PEER_SECONDS ?= 200
+PEER_SECONDS_2D ?= 350
+bench-shrink-peers: $(TORCH_PEER)/.ready .venv/.ready-demo
+	$(BIN)/python benchmarks/shrink.py --data-cache $(SHRINK_DATA) --write-data
+	set -e; for problem in $(SHRINK_PROBLEMS); do for peer in $(SHRINK_PEERS); do \
+		result=benchmarks/peers/results/$$problem.$$peer.json; \
+		case $$problem in *x*) seconds=$(PEER_SECONDS_2D);; *) seconds=$(PEER_SECONDS);; esac; \
+		test -e $$result || OMP_NUM_THREADS=1 $(TORCH_PEER)/bin/python benchmarks/peers/torch_operators.py $$peer \
+			$(SHRINK_DATA)/$$problem.npz --json $$result --seconds $$seconds; \
+	done; done
+
 clean:
-	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .browser-runtime runs build dist .pytest_cache .mypy_cache .ruff_cache
