@@ -6,7 +6,7 @@ import pytest
 from foretrain._foundation import DataError, ForetrainError
 from foretrain.data import OperatorDataset, OutputScale
 from foretrain.problems import antiderivative
-from foretrain.tangent import BranchTrunkSettings, FourierSettings, InfiniteWidthOperator
+from foretrain.tangent import BranchTrunkSettings, FourierSettings, InfiniteWidthOperator, Symmetry
 from foretrain.tangent._closed_forms import branch_trunk_kernel
 
 SETTINGS = BranchTrunkSettings("relu", "relu", input_norm=2.0, ridge=1e-6)
@@ -185,3 +185,23 @@ def test_inputs_and_points_of_another_shape_are_refused_and_plain_lists_of_point
     np.testing.assert_array_equal(
         fitted.predict(new_inputs, line), fitted.predict(new_inputs, np.array([[0.1], [0.4]]))
     )
+
+
+def test_functions_that_a_symmetry_turns_into_one_another_are_solved_with_a_stated_jitter():
+    points = np.linspace(0, 1, 9)[:, None]
+    inputs = np.random.default_rng(0).standard_normal((12, 9))
+    inputs[6:9], inputs[9] = inputs[:3, ::-1], inputs[9] + inputs[9, ::-1]
+    data = OperatorDataset(inputs, np.cumsum(inputs, 1) + np.cumsum(inputs[:, ::-1], 1)[:, ::-1], points, points)
+    mirror = Symmetry.of_coordinates("mirror", data, lambda places: 1 - places)
+    settings = BranchTrunkSettings("relu", "relu", symmetries=(mirror,))
+    fitted = InfiniteWidthOperator(settings=settings).fit(data)
+    assert fitted.solution_.relative_residual < 1e-2
+    assert fitted.solution_.jitter[0] > 0
+    np.testing.assert_allclose(fitted.predict(inputs), data.outputs, atol=1e-2 * data.outputs.std())
+    # Pairs whose outputs contradict the symmetry are fitted by their mean.
+    outputs = data.outputs.copy()
+    outputs[6] += 0.1 * outputs.std()
+    contradictory = OperatorDataset(inputs, outputs, points, points)
+    answers = InfiniteWidthOperator(settings=settings).fit(contradictory).predict(inputs[[0, 6]])
+    middle = (outputs[0] + outputs[6, ::-1]) / 2
+    np.testing.assert_allclose(answers, [middle, middle[::-1]], atol=1e-2 * outputs.std())

@@ -19,7 +19,7 @@ from foretrain.data import (
 from foretrain.tangent._branch_trunk_kernel import BranchTrunkKernel
 from foretrain.tangent._fourier_kernel import FourierSettings
 from foretrain.tangent._fourier_solution import FourierSolution as FourierSolution
-from foretrain.tangent._grid import GridKernel
+from foretrain.tangent._grid import GridKernel, Solution
 from foretrain.tangent._receptive_fields import ReceptiveFields
 from foretrain.tangent._symmetric_grid import SymmetricGridKernel
 from foretrain.tangent._symmetric_kernel import SymmetricBranchTrunkKernel
@@ -110,6 +110,14 @@ class ClosedFormSolution(Protocol):
     def std(self, inputs: Array, points: Array | None) -> Array: ...
 
 
+LARGEST_RESIDUAL = 1e-2
+"""Relative residual from which on a solution is tried again with a jitter."""
+USELESS_RESIDUAL = 0.5
+JITTER_SLACK = 1.2
+JITTERS_OF_SINGULAR_KERNELS = (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6)
+"""Relative to the mean diagonal of the functions' leading factor."""
+
+
 @dataclass(frozen=True)
 class BranchTrunkSolution:
     """G(u)(y) = Theta((u, y), (U, Y)) alpha with alpha = Theta^{-1} Z, the kernel averaged over symmetries if any."""
@@ -130,7 +138,7 @@ class BranchTrunkSolution:
             scale = OutputScale(0.0, scale.scale)
         kernel = branch_trunk_kernel(train, settings)
         gram = kernel.gram(train.inputs, train.query_points)
-        solution = gram.solve_with_report(scale.normalise(train.outputs))
+        gram, solution = _solved(gram, scale.normalise(train.outputs))
         return cls(kernel, gram, solution.value, train, scale, solution.relative_residual, solution.jitter)
 
     def predict(self, inputs: Array, points: Array | None, progress: Progress = ignore_progress) -> Array:
@@ -162,6 +170,36 @@ class BranchTrunkSolution:
     def _places(self, inputs: Array, points: Array | None) -> tuple[Array, Array, Array, Array]:
         points = self.train.query_points if points is None else points
         return inputs, points, self.train.inputs, self.train.query_points
+
+
+def _solved(
+    gram: GridKernel | SymmetricGridKernel, target: Float[Array, "functions points"]
+) -> tuple[GridKernel | SymmetricGridKernel, Solution]:
+    """The solution, with a jitter if only that makes it one, and the kernel with that jitter.
+
+    A function that is the image of another under a symmetry, or of itself, makes the averaged kernel singular; rounding
+    may hide that from the factorisation, but not from the residual, which is that of the kernel without the jitter.
+
+    Raises:
+        ForetrainError: if no jitter helps.
+    """
+    best, solution = gram, gram.solve_with_report(target)
+    if solution.relative_residual <= LARGEST_RESIDUAL:
+        return best, solution
+    for relative in JITTERS_OF_SINGULAR_KERNELS:
+        firmer = gram.with_jitter(relative)
+        value = firmer.solve(target)
+        mismatch = float(np.linalg.norm(gram.apply(value) - target) / np.linalg.norm(target))
+        # Outputs of images that disagree leave a residual whatever the jitter: the larger one keeps coefficients small.
+        if mismatch < JITTER_SLACK * solution.relative_residual:
+            added = max(firmer.jitter[0], relative * gram.mean_diagonal)
+            best, solution = firmer, Solution(value, mismatch, (added, firmer.jitter[1]))
+    if not solution.relative_residual < USELESS_RESIDUAL:
+        raise ForetrainError(
+            f"the kernel system: expected a solution, came a relative residual of {solution.relative_residual:.2g}; "
+            "look for nearly parallel functions, or functions that symmetries turn into one another"
+        )
+    return best, solution
 
 
 def branch_trunk_kernel(

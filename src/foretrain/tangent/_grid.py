@@ -91,6 +91,17 @@ class GridKernel:
         """What `solve`, `logdet`, `eigenpair_min` and `explained_variance` add to the diagonals of A1 and of B1."""
         return self._diagonalisation.jitter
 
+    @property
+    def mean_diagonal(self) -> float:
+        """Of A1, what a jitter is relative to."""
+        return float(np.mean(np.diagonal(np.asarray(self.terms[0].functions))))
+
+    def with_jitter(self, relative: float) -> "GridKernel":
+        """The kernel with so much of its mean diagonal added to the diagonal of A1."""
+        (functions, points), second = self.terms
+        firm = np.asarray(functions, np.float64) + relative * self.mean_diagonal * np.eye(len(functions))
+        return GridKernel((Term(firm, points), second))
+
     @double_precision
     def apply(self, residual: Float[Array, "functions points"]) -> Float[Array, "functions points"]:
         """Theta applied to a residual."""

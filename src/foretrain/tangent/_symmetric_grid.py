@@ -1,7 +1,7 @@
 """The two-term grid kernel averaged over a group: one smaller grid kernel for each irreducible representation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -88,6 +88,15 @@ class SymmetricGridKernel:
         """The largest that any part adds to the diagonals of its two leading factors."""
         jitters = [part.jitter for part in self.parts]
         return max(first for first, _ in jitters), max(second for _, second in jitters)
+
+    @property
+    def mean_diagonal(self) -> float:
+        """Of the parts' leading factors, the largest."""
+        return max(part.mean_diagonal for part in self.parts)
+
+    def with_jitter(self, relative: float) -> "SymmetricGridKernel":
+        """The kernel with so much of each part's mean diagonal added to its leading factor."""
+        return replace(self, parts=tuple(part.with_jitter(relative) for part in self.parts))
 
     def split(self, values: Float[Array, "functions points"]) -> list[Array]:
         """The components of a residual, [functions x dimension, multiplicity] for each representation."""
