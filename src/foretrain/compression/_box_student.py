@@ -81,7 +81,7 @@ def box_students(
     """
     started = log.clock()
     candidates = [replace(operator, output_modes=modes) for modes in _fewer(operator, learn)]
-    fitting: list[FilteredBoxOperator] = within_budget(candidates, budget, learn, measure)  # type: ignore[arg-type, assignment]
+    fitting = within_budget(candidates, budget, learn, measure)
     # The first that leaves room for half the neurons it may have, or the one with the most.
     enough = [each for each in fitting if each.width >= operator.width // 2]
     chosen = enough[0] if enough else max(fitting, key=lambda each: each.width)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from foretrain.compression._budget import Budget, Package
 from foretrain.compression._prune import select_neurons
 from foretrain.compression._stages import Effort, StageLog
 from foretrain.data import OperatorDataset, common_grid_shape
-from foretrain.models import FilteredFourierNetwork, FilteredFourierOperator
+from foretrain.models import FilteredBoxOperator, FilteredFourierNetwork, FilteredFourierOperator
 from foretrain.training import FourierPrior, choose_fourier_prior, train_fourier_operator
 
 LARGEST_WIDTH = 128
@@ -35,6 +35,7 @@ neurons on 1,500 functions. Wide students need fewer, they are nearer to their t
 LONGEST_DESCENT = 2
 FEWEST_EVALUATIONS = 10
 ROWS_FOR_SELECTION = 4000
+Operator = TypeVar("Operator", FilteredFourierOperator, FilteredBoxOperator)
 _UNITS = {"numbers": "stored numbers", "bytes": "bytes"}
 LENGTHS = 64
 """Bytes by which the lengths written into a file may grow with what they count."""
@@ -102,11 +103,11 @@ def fourier_students(
 
 
 def within_budget(
-    operators: Sequence[FilteredFourierOperator],
+    operators: Sequence[Operator],
     budget: Budget,
     data: OperatorDataset,
-    measure: Callable[[FilteredFourierNetwork], Package],
-) -> list[FilteredFourierOperator]:
+    measure: Callable[[Any], Package],
+) -> list[Operator]:
     """Each as wide as its float32 file keeps the limits on numbers and bytes, at its own width at most.
 
     Those too narrow to be of use are left out.
@@ -180,7 +181,7 @@ def _begun(operator: FilteredFourierOperator, network: FilteredFourierNetwork) -
     return _Begun(**{**vars(operator), "width": len(network.biases)}, network=network)
 
 
-def _drawn(operator: FilteredFourierOperator, data: OperatorDataset) -> FilteredFourierNetwork:
+def _drawn(operator: FilteredFourierOperator | FilteredBoxOperator, data: OperatorDataset) -> Any:
     return operator.initialise(data, jax.random.key(0))
 
 
