@@ -29,7 +29,7 @@ USUAL_ERROR = 0.02
 """What is wanted where the budget does not say."""
 RIDGE = 1e-6
 HELD_OUT = 0.1
-VALUES_OF_A_DESCENT = 1.6e9
+VALUES_OF_A_DESCENT = 1.3e9
 """Neuron values that a descent may evaluate: a minute and a half of a core."""
 FEWEST_EVALUATIONS = 20
 ROWS_FOR_SELECTION = 4000
