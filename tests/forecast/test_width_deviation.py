@@ -7,7 +7,7 @@ import scipy.stats
 from foretrain._foundation import ForetrainError
 from foretrain.data import OperatorDataset
 from foretrain.forecast import GradientDescent, WidthDeviation, log_spaced_steps, measure_width_deviation
-from foretrain.forecast._width import BASES, STUDENT_QUANTILE, _grown, _Pilot
+from foretrain.forecast._width import BASES, STUDENT_QUANTILE, _further, _grown, _Pilot
 from foretrain.models import ShallowOperator, draw_network
 from foretrain.problems import burgers
 
@@ -95,7 +95,7 @@ def test_deviations_are_led_on_along_the_root_of_the_number_of_functions():
         return {"drawn weights": np.array([0.1 - 2 / np.sqrt(count) * np.ones(3), [0.3, 0.2, count**-0.5]])}
 
     for wanted in (100, 900, 40_000):
-        more = _grown(seen(100), [seen(25)], 100, wanted)["drawn weights"]
+        more = _grown(seen(100), [seen(25)], _further(100, wanted))["drawn weights"]
         np.testing.assert_allclose(seen(25)["drawn weights"] + more, seen(wanted)["drawn weights"], rtol=1e-12)
 
 

@@ -43,6 +43,8 @@ FEWEST_FUNCTIONS = 32
 """Of the smaller one beside it, a quarter as large, that shows how deviations grow with their number."""
 NEARBY = np.log(3)
 """In logarithms of the steps: the spread of the pilots anywhere so near counts."""
+SLOPE_NOISE = 0.5
+"""Standard deviation of whole less quarters, in those between quarters: the same weights and functions share most."""
 PILOTS_APART = 16
 """Keys that one seed's pilots may use."""
 
@@ -205,13 +207,15 @@ def measure_width_deviation(
             learn, check = order[:half], order[half : 2 * half]
         found.append(deviations(number, learn, check))
         progress("training pilots", number + 1, trainings)
+    further = 0.0
     if in_two_sizes:
+        further = _further(4 * quarter, functions_of_run)
         whole = deviations(0, order[: 4 * quarter], order[half:])
         # Weights of their own tell the draws apart: only the first pilot's are trained on both.
-        grown = _grown(whole, found[:1] if fresh else found[:4], 4 * quarter, functions_of_run)
+        grown = _grown(whole, found[:1] if fresh else found[:4], further)
         found = [{basis: each[basis] + grown[basis] for basis in bases} for each in found]
         progress("training pilots", trainings, trainings)
-    return _summary(found, marks, model.width if limited else 1, pilots)
+    return _summary(found, marks, model.width if limited else 1, pilots, further)
 
 
 def takes_long_steps(method: Method) -> bool:
@@ -244,21 +248,26 @@ def scaled_to(method: Any, eigenvalue_max: float) -> Any:
     return method.with_step_size(eigenvalue_max)
 
 
-def _summary(found: list[Deviations], marks: Array, width: int, pilots: int) -> WidthDeviation:
-    """Means and spreads over pilots; the spread is that of one more pilot about their mean."""
+def _summary(found: list[Deviations], marks: Array, width: int, pilots: int, further: float = 0.0) -> WidthDeviation:
+    """Means and spreads over pilots; the spread is that of one more pilot about their mean, wherever it was led to."""
     spread: tuple[dict[Basis, Array], dict[Basis, Array]] = ({}, {})
     shift: tuple[dict[Basis, Array], dict[Basis, Array]] = ({}, {})
+    off = np.sqrt(1 + 1 / pilots + (SLOPE_NOISE * further) ** 2)
     for basis in found[0]:
         logs = np.stack([deviations[basis] for deviations in found])
         for which in range(2):
             shift[which][basis] = np.mean(logs[:, which], axis=0)
-            spread[which][basis] = np.std(logs[:, which], axis=0, ddof=1) * np.sqrt(1 + 1 / pilots)
+            spread[which][basis] = np.std(logs[:, which], axis=0, ddof=1) * off
     return WidthDeviation(marks.astype(float), *spread, width, pilots, *shift)
 
 
-def _grown(whole: Deviations, quarters: list[Deviations], count: int, wanted: int) -> Deviations:
-    """What c / sqrt(n) adds from a quarter of `count` functions to the number wanted, c from `count` and a quarter."""
-    further = ((count / 4) ** -0.5 - wanted**-0.5) / ((count / 4) ** -0.5 - count**-0.5)
+def _further(count: int, wanted: int) -> float:
+    """How often the step from a quarter of `count` functions to all of them leads to the number wanted."""
+    return ((count / 4) ** -0.5 - wanted**-0.5) / ((count / 4) ** -0.5 - count**-0.5)
+
+
+def _grown(whole: Deviations, quarters: list[Deviations], further: float) -> Deviations:
+    """What c / sqrt(n) adds from a quarter of the functions to the number wanted, c from the whole and the quarters."""
     return {
         basis: further * (whole[basis] - np.mean([quarter[basis] for quarter in quarters], axis=0)) for basis in whole
     }
