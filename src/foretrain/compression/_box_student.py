@@ -1,8 +1,7 @@
 """Students on boxes: few neurons with a filter on either side and biases that vary, learnt in two timescales."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import equinox as eqx
 import jax
@@ -134,16 +133,15 @@ def with_images(data: OperatorDataset, symmetries: Sequence[Symmetry], copies: i
     return replace(data, inputs=everything[kept], outputs=values[kept])
 
 
+@dataclass(frozen=True)
 class _Begun(FilteredBoxOperator):
     """An operator whose weights are there already."""
 
-    def __init__(self, network: FilteredBoxNetwork, **settings: Any) -> None:
-        super().__init__(**settings)
-        object.__setattr__(self, "_network", network)
+    network: FilteredBoxNetwork | None = None
 
     def initialise(self, data: OperatorDataset, key: PRNGKeyArray) -> FilteredBoxNetwork:
-        network: FilteredBoxNetwork = self._network  # type: ignore[attr-defined]
-        return network
+        assert self.network is not None
+        return self.network
 
 
 def _pruned(network: FilteredBoxNetwork, inputs: np.ndarray, keep: int, key: int) -> FilteredBoxNetwork:

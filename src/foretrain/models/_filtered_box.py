@@ -45,6 +45,8 @@ class FilteredBoxOperator:
         ForetrainError: sizes below one, an input_norm that is not positive, or an unknown activation.
 
     **Assumption:** inputs and outputs live on one regular grid of one or two axes, from end to end of the box.
+
+    Source: docs/decisions/0008.
     """
 
     width: int
