@@ -65,7 +65,7 @@ def measure_stopping(case: Case) -> Result:
     train = ft.OperatorDataset(clean.inputs, clean.outputs + noise, clean.sensor_points, clean.query_points)
     marks = [int(mark) for mark in log_spaced_steps(steps, per_decade=60) if mark > 0]
     known: dict[str, Any] = {
-        "deviation": measure_width_deviation(train, model, steps),
+        "deviation": measure_width_deviation(train, model, steps, test=test),
         "cost": measure_cost(model, train),
     }
     told = ft.forecast(train, model, None, steps, test, basis="drawn weights", **known)

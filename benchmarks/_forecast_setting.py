@@ -26,13 +26,16 @@ DRAWS = {"gradient descent": (0, 100)}
 """Keys of the weights of models with a limit of infinite width; one of them where not given, and of other models."""
 CHECKPOINTS = (500, 1000)
 BURGERS, BURGERS_STEEP = "Burgers 0.1/(2 pi)", "Burgers 0.01"
-PROBLEMS: dict[str, Callable[[], ft.OperatorDataset]] = {
-    BURGERS: lambda: ft.problems.burgers(FUNCTIONS + TEST, 0.1 / (2 * np.pi), resolution=32),
-    BURGERS_STEEP: lambda: ft.problems.burgers(FUNCTIONS + TEST, 0.01, resolution=32),
-    "Darcy 8x8": lambda: ft.problems.darcy(FUNCTIONS + TEST, resolution=8, simulation_resolution=64),
-    "Advection II": lambda: ft.problems.advection(FUNCTIONS + TEST, "II", resolution=40, repeat_end=False),
-    "Heat": lambda: ft.problems.heat(FUNCTIONS + TEST, resolution=32),
+MAKERS: dict[str, Callable[[int], ft.OperatorDataset]] = {
+    BURGERS: lambda samples: ft.problems.burgers(samples, 0.1 / (2 * np.pi), resolution=32),
+    BURGERS_STEEP: lambda samples: ft.problems.burgers(samples, 0.01, resolution=32),
+    "Darcy 8x8": lambda samples: ft.problems.darcy(samples, resolution=8, simulation_resolution=64),
+    "Advection II": lambda samples: ft.problems.advection(samples, "II", resolution=40, repeat_end=False),
+    "Heat": lambda samples: ft.problems.heat(samples, resolution=32),
 }
+PROBLEMS = tuple(MAKERS)
+MANY, MANY_FUNCTIONS = " of 1000", 1000
+"""Ending of a problem's name, and how many functions it then has: pilots on quarters lead their deviations to them."""
 PERIODIC = (BURGERS, BURGERS_STEEP, "Advection II")
 MODELS: dict[str, Any] = {
     **{f"block {width}": ft.ShallowOperator(width, 8) for width in (64, 256, 1024)},
@@ -48,6 +51,7 @@ METHODS: dict[str, Any] = {
     "heavy ball": ft.HeavyBall(0.9),
     "SGD 32": ft.StochasticDescent(32, functions=FUNCTIONS),
 }
+ON_MANY = ("block 256", "shared 256", "Fourier 128", "DeepONet 128")
 ANY_METHOD = ("block 256", "shared 256", "Fourier 128", "DeepONet 128", "FNO 16")
 """Models that are also trained by other methods than gradient descent; --every-width: all of them."""
 
@@ -78,7 +82,8 @@ class Clock:
 
 @functools.cache
 def problem(name: str) -> tuple[ft.OperatorDataset, ft.OperatorDataset]:
-    return PROBLEMS[name]().split(test=TEST, key=0)
+    functions = MANY_FUNCTIONS if name.endswith(MANY) else FUNCTIONS
+    return MAKERS[name.removesuffix(MANY)](functions + TEST).split(test=TEST, key=0)
 
 
 def small_problem(name: str, functions: int = 64) -> tuple[ft.OperatorDataset, ft.OperatorDataset]:

@@ -46,8 +46,10 @@ from _forecast_setting import (
     DEAR,
     DRAWS,
     LONG_RUN,
+    MANY,
     METHODS,
     MODELS,
+    ON_MANY,
     PERIODIC,
     PROBLEMS,
     STEPS,
@@ -98,7 +100,7 @@ def measure_curves(case: Case) -> Result:
     # All of them for the step size that is then trained with.
     stepping = replace(told.method, step_size=told.step_size)
     limited = told.basis == "infinite width"
-    for key in DRAWS.get(case.method, (0,)) if limited else (0,):
+    for key in DRAWS.get(case.method, (0,)) if limited and MANY not in case.name else (0,):
         forecasts = {} if key else {told.basis: told}
         for basis in BASES if limited else ():
             if basis not in forecasts:
@@ -241,6 +243,12 @@ def cases(every_width: bool) -> list[Case]:
         and (every_width or method == "gradient descent" or model in ANY_METHOD)
     ]
     found += [Case("curves", name, model, "gradient descent") for name in (BURGERS, "Heat") for model in DEAR]
+    found += [
+        Case("curves", problem_name + MANY, model, "gradient descent")
+        for problem_name in (BURGERS, BURGERS_STEEP, "Darcy 8x8", "Heat")
+        for model in ON_MANY
+        if not model.startswith("Fourier") or problem_name in PERIODIC
+    ]
     deep = [model for model in MODELS if model.startswith(("DeepONet", "FNO"))]
     found += [Case("adam", problem_name, model, "Adam 1e-3") for problem_name in PROBLEMS for model in deep]
     planned = (BURGERS, BURGERS_STEEP, "Darcy 8x8", "Heat")

@@ -7,7 +7,8 @@ import scipy.stats
 from foretrain._foundation import ForetrainError
 from foretrain.data import OperatorDataset
 from foretrain.forecast import GradientDescent, WidthDeviation, log_spaced_steps, measure_width_deviation
-from foretrain.forecast._width import BASES, STUDENT_QUANTILE, _further, _grown, _Pilot
+from foretrain.forecast._pilot import Pilot
+from foretrain.forecast._width import BASES, STUDENT_QUANTILE, _further, _grown
 from foretrain.models import ShallowOperator, draw_network
 from foretrain.problems import burgers
 
@@ -49,6 +50,18 @@ def test_the_same_key_gives_the_same_deviations(split, model, deviation):
     again = measure_width_deviation(split[0], model, 100, pilot_width=64, **SMALL)
     for basis in BASES:
         np.testing.assert_array_equal(again.loss[basis], deviation.loss[basis])
+
+
+def test_clean_test_functions_show_what_noisy_training_functions_would_hide(split, model):
+    train, test = split
+    noise = 3 * np.std(train.outputs) * np.random.default_rng(0).normal(size=train.outputs.shape)
+    noisy = OperatorDataset(train.inputs, train.outputs + noise, train.sensor_points, train.query_points)
+    settings = {"pilot_width": 64, "draws": "own", "bases": BASES[1:], **SMALL}
+    blind, told = (measure_width_deviation(noisy, model, 100, **settings, test=data) for data in (None, test))
+    seen_by = [each.test_error_shift["drawn weights"] for each in (blind, told)]
+    # The training side is the same; noise that no weights can follow is most of the error it would be compared with.
+    np.testing.assert_array_equal(*(each.loss_shift["drawn weights"] for each in (blind, told)))
+    assert overall(seen_by[0]) < 0.5 * overall(seen_by[1])
 
 
 def test_the_mean_of_the_outputs_makes_no_difference(split, model, deviation):
@@ -103,7 +116,7 @@ def test_pilots_of_two_sizes_tell_the_deviation_on_more_functions():
     data = burgers(samples=480, resolution=16, time_steps=50)
     model, marks = ShallowOperator(256, 2), np.array([0, 10, 100, 300])
     network = draw_network(model, data, 0)
-    everything = _Pilot(network, data, data.take(np.arange(32)), GradientDescent())
+    everything = Pilot(network, data, data.take(np.arange(32)), GradientDescent())
     truth = everything.deviations(model, BASES[1:], marks, 0)["drawn weights"][0, -1]
 
     told = measure_width_deviation(data, model, 300, draws="own", bases=BASES[1:])

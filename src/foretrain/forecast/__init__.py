@@ -18,13 +18,14 @@ from foretrain.forecast._modes import ModeGroup, ModeReport, explain_modes, rema
 from foretrain.forecast._momentum import HeavyBall, Nesterov
 from foretrain.forecast._motion import Motion, advance, motion_of
 from foretrain.forecast._outlook import Bulletin, Outlook
+from foretrain.forecast._pilot import log_spaced_steps
 from foretrain.forecast._plan import Plan, load_plan_settings, plan, toml_value
 from foretrain.forecast._routes import Route
 from foretrain.forecast._spectral import SpectralCurves, spectral_curves
 from foretrain.forecast._stochastic import StochasticCurves, StochasticDescent, stochastic_curves
 from foretrain.forecast._torch_adam import TorchAdamKernel, load_torch_checkpoint
 from foretrain.forecast._torch_forecast import forecast_torch
-from foretrain.forecast._width import WidthDeviation, log_spaced_steps, measure_width_deviation
+from foretrain.forecast._width import WidthDeviation, measure_width_deviation
 from foretrain.forecast._width_plan import PlannedWidths, plan_widths
 
 __all__ = [

@@ -11,9 +11,10 @@ from foretrain.forecast._cost import Cost, measure_cost
 from foretrain.forecast._curves import Forecast
 from foretrain.forecast._kernels import drawn_kernels, has_limit, limit_kernels, normalised_outputs
 from foretrain.forecast._methods import GradientDescent, GradientFlow, Method
+from foretrain.forecast._pilot import Basis, log_spaced_steps
 from foretrain.forecast._spectral import SpectralCurves, spectral_curves
 from foretrain.forecast._stochastic import StochasticCurves, StochasticDescent, stochastic_curves
-from foretrain.forecast._width import Basis, WidthDeviation, log_spaced_steps, measure_width_deviation
+from foretrain.forecast._width import WidthDeviation, measure_width_deviation
 from foretrain.models import ShallowOperator, draw_network
 
 Array = np.ndarray
@@ -114,6 +115,7 @@ def forecast(
         relative_step=relative,
         draws="own" if basis == "drawn weights" else "fresh",
         bases=(basis,),
+        test=test,
         progress=progress,
     )
     curves = spectral_curves(

@@ -14,9 +14,10 @@ from foretrain.forecast._cost import Cost
 from foretrain.forecast._curves import Forecast
 from foretrain.forecast._forecast import FLOW, OF_DRAWN_WEIGHTS, SINGLE_PRECISION, Band, assemble, renamed
 from foretrain.forecast._methods import GradientDescent, GradientFlow, Method
+from foretrain.forecast._pilot import Basis, at_step, full_batch, log_spaced_steps, scaled_to
 from foretrain.forecast._spectral import SpectralCurves, spectral_curves
 from foretrain.forecast._stochastic import StochasticDescent, stochastic_curves
-from foretrain.forecast._width import Basis, WidthDeviation, at_step, full_batch, log_spaced_steps, scaled_to
+from foretrain.forecast._width import WidthDeviation
 from foretrain.tangent import TorchKernel, torch_kernel
 
 if TYPE_CHECKING:

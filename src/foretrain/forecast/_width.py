@@ -4,30 +4,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jaxtyping import Float
+from scipy.interpolate import PchipInterpolator
 
 from foretrain._foundation import ForetrainError, Progress, ignore_progress
-from foretrain.data import OperatorDataset, mean_relative_error
-from foretrain.forecast._descent_step import training_arrays
-from foretrain.forecast._kernels import drawn_kernels, has_limit, limit_kernels, normalised_outputs, outputs_on
-from foretrain.forecast._long_steps import LongSteps
+from foretrain.data import OperatorDataset
+from foretrain.forecast._kernels import has_limit
 from foretrain.forecast._methods import GradientDescent, Method
-from foretrain.forecast._motion import advance, motion_of
-from foretrain.forecast._spectral import spectral_curves
-from foretrain.models import DeepONet, ShallowOperator, draw_network, group_rates
+from foretrain.forecast._pilot import (
+    Basis,
+    Deviations,
+    Pilot,
+    at_step,
+    full_batch,
+    log_spaced_steps,
+    takes_long_steps,
+)
+from foretrain.models import DeepONet, ShallowOperator, draw_network
 
 Array = np.ndarray
-Basis = Literal["infinite width", "drawn weights"]
-Deviations = dict[Basis, Array]
-"""log(measured / forecast) of loss and test error at the marks, [2, marks], for each kernel a forecast may rest on."""
 BASES: tuple[Basis, Basis] = ("infinite width", "drawn weights")
 STUDENT_QUANTILE = {4: 2.353, 6: 2.015, 8: 1.895, 12: 1.796, 16: 1.753}
 """Two-sided 90 % points of Student's t with pilots - 1 degrees of freedom."""
-STABLE_SHARE = 0.97
-"""Of the limit of stability: pilots nearer to it would tell more of blowing up than of a forecast's error."""
-CALM_STEP = 1.5
 SHARE_OF_SHIFT = 0.35
 SHARE_OF_DRAW = 0.6
 """Of the spread between draws, which pilots show larger than the run: over fewer functions less of it averages out."""
@@ -37,8 +36,6 @@ MOST_FUNCTIONS = 256
 """Of a pilot, by default."""
 MOST_CHECKED = 64
 """Functions that a pilot's test error is measured on."""
-TOLERANCE = 1e-2
-"""Of the loss that a pilot's kernel foretells for its last step."""
 FEWEST_FUNCTIONS = 32
 """Of the smaller one beside it, a quarter as large, that shows how deviations grow with their number."""
 NEARBY = np.log(3)
@@ -121,7 +118,9 @@ class WidthDeviation:
         return np.zeros(len(steps)) if shift is None or width != self.width else self._at(shift, steps)
 
     def _at(self, values: Array, steps: Array) -> Array:
-        return np.interp(np.log1p(steps), np.log1p(self.steps), values)
+        # Without kinks, which would draw the minimum of a corrected curve to the marks.
+        curve = PchipInterpolator(np.log1p(self.steps), values)
+        return np.asarray(curve(np.log1p(np.minimum(steps, self.steps[-1]))))
 
 
 def measure_width_deviation(
@@ -138,6 +137,7 @@ def measure_width_deviation(
     functions: int | None = None,
     points: int = 32,
     bases: tuple[Basis, ...] = BASES,
+    test: OperatorDataset | None = None,
     progress: Progress = ignore_progress,
 ) -> WidthDeviation:
     """Trains pilots on subsets of the data and compares them with their own forecast.
@@ -166,6 +166,7 @@ def measure_width_deviation(
         functions: of a pilot, and no extrapolation from them; by default n is half of the data and at most 256.
         points: of the pilots of a shallow operator or a DeepONet; others keep all query points.
         bases: the kernels whose forecasts to compare with; only that of the drawn weights where there is no limit.
+        test: what the run will be tested on, where known: pilots then are as well. Training functions may be noisier.
 
     Raises:
         ForetrainError: another number of pilots.
@@ -179,7 +180,8 @@ def measure_width_deviation(
     if isinstance(model, ShallowOperator | DeepONet):
         # The embedding must be that of the full problem: a thinned grid may look different.
         model = replace(model, embedding=model.embedding_for(train))
-        train = _thinned(train, points)
+        train, test = _thinned(train, points), test and _thinned(test, points)
+    test = test and test.take(np.arange(min(len(test), MOST_CHECKED)))
     half = min(functions or MOST_FUNCTIONS, len(train) // 2)
     stepping = at_step(full_batch(method or GradientDescent()), relative_step)
     # Gradient descent's path is followed in long steps, the longer the fewer the marks.
@@ -190,7 +192,8 @@ def measure_width_deviation(
 
     def deviations(number: int, learn: Array, check: Array) -> Deviations:
         network = draw_network(model, train, key * PILOTS_APART + number if fresh else key)
-        pilot = _Pilot(network, train.take(np.sort(learn)), train.take(np.sort(check[:MOST_CHECKED])), stepping)
+        checked = test or train.take(np.sort(check[:MOST_CHECKED]))
+        pilot = Pilot(network, train.take(np.sort(learn)), checked, stepping)
         return pilot.deviations(model, bases, marks, number)
 
     quarter = half // 4
@@ -216,36 +219,6 @@ def measure_width_deviation(
         found = [{basis: each[basis] + grown[basis] for basis in bases} for each in found]
         progress("training pilots", trainings, trainings)
     return _summary(found, marks, model.width if limited else 1, pilots, further)
-
-
-def takes_long_steps(method: Method) -> bool:
-    """Whether pilots may follow a method, with a step size for a largest eigenvalue of one, from mark to mark.
-
-    Near the limit of stability the fastest modes swing for long, and move features in a way that long steps do not.
-    """
-    return isinstance(method, GradientDescent) and (method.step_size or 1.0) <= CALM_STEP
-
-
-def full_batch(method: Any) -> Any:
-    """The method without what only the whole run has: minibatches, infinitely small steps, a step size of its own."""
-    if hasattr(method, "batch_size") or not hasattr(method, "coefficients"):
-        return GradientDescent(rates=method.rates)
-    return replace(method, step_size=None) if "step_size" in vars(method) else method
-
-
-def at_step(method: Any, relative_step: float | None) -> Any:
-    """The method with a step size for a largest eigenvalue of one, if such a step is given and stable."""
-    if relative_step is None or "step_size" not in vars(method):
-        return method
-    limit = getattr(method, "stable_below", np.inf)
-    return replace(method, step_size=relative_step) if relative_step < STABLE_SHARE * limit else method
-
-
-def scaled_to(method: Any, eigenvalue_max: float) -> Any:
-    """The method for a largest eigenvalue, from that for an eigenvalue of one."""
-    if method.step_size is not None and "step_size" in vars(method):
-        return replace(method, step_size=method.step_size / eigenvalue_max)
-    return method.with_step_size(eigenvalue_max)
 
 
 def _summary(found: list[Deviations], marks: Array, width: int, pilots: int, further: float = 0.0) -> WidthDeviation:
@@ -278,71 +251,3 @@ def _thinned(data: OperatorDataset, points: int) -> OperatorDataset:
     return OperatorDataset(
         data.inputs, data.outputs[:, ::stride], data.sensor_points, data.query_points[::stride], data.name
     )
-
-
-def log_spaced_steps(steps: int, per_decade: int = 12) -> Array:
-    """0, 1, ..., `steps` on a roughly logarithmic grid that contains 10, 30, 100, 300, 1000, ..."""
-    decades = np.log10(max(steps, 1))
-    grid = np.unique(np.round(np.logspace(0, decades, int(per_decade * decades) + 2)).astype(int))
-    round_ones = [value * 10**power for power in range(1, 12) for value in (1, 3) if value * 10**power <= steps]
-    return np.unique(np.concatenate([[0], grid, round_ones, [steps]])).astype(int)
-
-
-@dataclass(frozen=True)
-class _Pilot:
-    """A network, what it learns from, and what it is tested on."""
-
-    network: Any
-    learn: OperatorDataset
-    check: OperatorDataset
-    method: Method
-
-    def deviations(self, model: Any, bases: tuple[Basis, ...], marks: Array, key: int) -> Deviations:
-        """What training for real differs by from each kernel's forecast."""
-        sides: dict[Basis, tuple[Any, Any]] = {}
-        if "infinite width" in bases:
-            sides["infinite width"] = limit_kernels(model, self.learn, self.check, self.method.rates)
-        if "drawn weights" in bases:
-            sides["drawn weights"] = drawn_kernels(self.network, self.learn, self.check, self.method.rates)
-        nearest, _ = sides[bases[-1]]
-        stepping = scaled_to(self.method, nearest.eigenvalue_max(1e-3))
-        if takes_long_steps(self.method):
-            stepping = LongSteps.along(stepping, marks)
-            marks = stepping.evaluations
-        real = self._train(stepping, marks, key)
-        return {
-            basis: np.log(real / self._forecast(stepping, marks, kernel.apply, testing))
-            for basis, (kernel, testing) in sides.items()
-        }
-
-    def _train(self, method: Any, marks: Array, key: int) -> Float[Array, "2 marks"]:
-        """Losses and test errors at the marks."""
-        arrays = training_arrays(self.network, self.learn)
-        rates = group_rates(self.network, self.method.rates)
-        motion, done = motion_of(self.network, method), 0
-        learnt, checked = outputs_on(self.network, self.learn), outputs_on(self.network, self.check)
-        losses, errors = [], []
-        for mark in marks:
-            motion, _ = advance(motion, *arrays, method, done, int(mark) - done, rates=rates, key=jax.random.key(key))
-            done = int(mark)
-            losses.append(np.mean((learnt(motion.network) - np.asarray(arrays[2])) ** 2))
-            predictions = self.network.scale.restore(checked(motion.network))
-            errors.append(mean_relative_error(predictions, self.check.outputs))
-        return np.array([losses, errors])
-
-    def _forecast(self, method: Method, marks: Array, apply: Any, testing: Any) -> Float[Array, "2 marks"]:
-        """What a kernel foretells for this network's own initial outputs."""
-        scale = self.network.scale
-        curves = spectral_curves(
-            apply,
-            normalised_outputs(self.network, self.learn) - scale.normalise(self.learn.outputs),
-            method,
-            int(marks[-1]),
-            tolerance=TOLERANCE,
-            test=testing,
-            test_start=normalised_outputs(self.network, self.check),
-            test_truth=scale.normalise(self.check.outputs),
-            offset=scale.offset / scale.scale,
-        )
-        lower, upper = curves.loss(method, marks)
-        return np.array([np.sqrt(lower) * np.sqrt(upper), curves.test_error(method, marks)])
