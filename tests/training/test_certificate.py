@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from foretrain.training import train
+from foretrain.training._certificate import certify
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,17 @@ def test_a_narrow_network_leaves_the_linear_regime_at_its_first_step_outside_the
     assert f"step {certificate.first_violation}" in certificate.sentence
     assert not check_of(left, "loss against its forecast band").held
     assert check_of(left, "loss against its forecast band").value > 1
+
+
+@pytest.mark.parametrize(("ratio", "by_chance"), [(1.02, True), (1.5, False)])
+def test_a_loss_hardly_beyond_the_band_is_not_said_to_prove_that_features_are_learnt(held, ratio, by_chance):
+    measured = held.certificate.measurements
+    last = replace(measured[-1], loss=ratio * held.forecast.upper[measured[-1].step])
+    certificate = certify((*measured[:-1], last), held.forecast, rows=1)
+    assert certificate.verdict == "left the linear regime"
+    assert certificate.first_violation == last.step
+    assert ("by at most 2 %: one draw in ten does so by chance" in certificate.sentence) == by_chance
+    assert "90 % forecast band" in certificate.sentence
 
 
 @pytest.mark.parametrize("run", ["held", "left"])

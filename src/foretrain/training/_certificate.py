@@ -18,6 +18,8 @@ PROBE_FUNCTIONS, PROBE_POINTS = 64, 32
 GROWTH_OF_INSTABILITY = 4.0
 RISE_OF_INSTABILITY = 1.05
 CHECKS_IN_A_ROW = 3
+CHANCE = 0.1
+"""Of the band's edge: a loss no further beyond it is no evidence of its own that features are learnt."""
 RADIUS = {
     "trunk": "largest over neurons; limit: the theorem's radius up to a constant, sqrt(N) |r_0| / (sqrt(m) (l0 + l~0))",
     "branch": "likewise, smaller by the square root of the branch width",
@@ -96,10 +98,14 @@ class Certificate:
                 f"{sharpness.value:.3g} (stable below {sharpness.limit:.3g}), and training was stopped with the last "
                 f"good weights: lower the step size below {sharpness.limit:.3g} / largest eigenvalue."
             )
-        return (
-            f"The loss left its forecast band at step {self.first_violation:,}: the network has begun to learn "
-            "features, so later forecasts need renewing."
-        )
+        left = f"The loss left its 90 % forecast band at step {self.first_violation:,}"
+        beyond = next(check.value for check in self.checks if check.name.startswith("loss against its")) - 1
+        if beyond < CHANCE:
+            return (
+                f"{left}, by at most {100 * beyond:.2g} %: one draw in ten does so by chance, others because features "
+                "are being learnt. Later forecasts need renewing."
+            )
+        return f"{left}: the network has begun to learn features, so later forecasts need renewing."
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a file."""
