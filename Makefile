@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-torch lint bench-accuracy bench-scale bench-forecast bench-two-timescale bench-trained-fourier bench-shrink bench-shrink-peers bench-peers bench-torch-peers browser-runtime clean
+.PHONY: demo test test-slow test-torch lint bench bench-accuracy bench-scale bench-forecast bench-two-timescale bench-trust bench-trained-fourier bench-shrink bench-shrink-peers bench-peers bench-torch-peers browser-runtime clean
 
 demo: .venv/.ready-demo
 	$(BIN)/foretrain demo
@@ -62,6 +62,10 @@ bench-forecast: .venv/.ready-demo
 bench-two-timescale: .venv/.ready-demo
 	$(BIN)/python benchmarks/two_timescale.py --json benchmarks/two_timescale.json
 
+# Coverage of the band and what the out-of-range score tells apart, twenty splits; under a minute.
+bench-trust: .venv/.ready-demo
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trust.py --json benchmarks/trust.json
+
 # Small trained Fourier operators with everything on "auto", three seeds; goes on where it was stopped.
 bench-trained-fourier: .venv/.ready-demo
 	$(BIN)/python benchmarks/trained_fourier.py --json benchmarks/trained_fourier.json
@@ -116,6 +120,11 @@ bench-shrink-peers: $(TORCH_PEER)/.ready .venv/.ready-demo
 		test -e $$result || OMP_NUM_THREADS=1 $(TORCH_PEER)/bin/python benchmarks/peers/torch_operators.py $$peer \
 			$(SHRINK_DATA)/$$problem.npz --json $$result --seconds $$seconds; \
 	done; done
+
+# Everything beside everything: this project, networks and kernels of others, ten problems; about two hours on two cores,
+# goes on where it was stopped. FIELD="--only darcy --peer-seconds 60" for less.
+bench: $(TORCH_PEER)/.ready .venv/.ready-demo
+	$(BIN)/python benchmarks/field.py $(FIELD)
 
 clean:
 	rm -rf .venv .browser-runtime runs build dist .pytest_cache .mypy_cache .ruff_cache

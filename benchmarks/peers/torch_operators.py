@@ -25,6 +25,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,7 @@ def measure(options):
         "converged": converged,
         "verdict": words,
         **{name: timed(call) for name, call in calls.items()},
+        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "seed": options.seed,
         "header": header,
         "curve": looks.curve,
