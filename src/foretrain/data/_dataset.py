@@ -70,13 +70,14 @@ def _check_finite(values: Array, name: str) -> None:
 
 def _check_distinct(inputs: Array) -> None:
     """Equal input functions make the tangent kernel singular, so they are refused with the pair named."""
-    _, first, inverse = np.unique(inputs, axis=0, return_index=True, return_inverse=True)
-    repeated = np.flatnonzero(first[inverse.reshape(-1)] != np.arange(len(inputs)))
-    if len(repeated):
-        row = int(repeated[0])
+    first: dict[bytes, int] = {}
+    # Digests, for sorting rows of many thousand sensors takes minutes. Adding zero makes -0 and 0 the same bytes.
+    digests = (hashlib.blake2b((values + 0.0).tobytes(), digest_size=16).digest() for values in inputs)
+    pairs = [(first[digest], row) for row, digest in enumerate(digests) if first.setdefault(digest, row) != row]
+    if pairs:
         raise DataError(
-            f"inputs: expected distinct functions, came {len(repeated)} repeated, the first pair in rows "
-            f"{int(first[inverse.reshape(-1)[row]])} and {row}; keep one of each"
+            f"inputs: expected distinct functions, came {len(pairs)} repeated, the first pair in rows "
+            f"{pairs[0][0]} and {pairs[0][1]}; keep one of each"
         )
 
 
@@ -218,8 +219,8 @@ class OperatorDataset:
         return f"sha256:{digest.hexdigest()}"
 
     def save(self, path: Any) -> None:
-        """Writes the dataset as a compressed npz file that `foretrain.load` reads back."""
-        from foretrain.data._npz import save_dataset
+        """Writes the dataset in the format of the path's suffix, as a file that `foretrain.load` reads back."""
+        from foretrain.data._save import save_dataset
 
         save_dataset(self, path)
 

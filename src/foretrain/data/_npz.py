@@ -27,20 +27,10 @@ DAMAGE = (
 )
 
 
-def save_dataset(data: OperatorDataset, path: str | Path) -> Path:
-    """Writes inputs, outputs, points, name and description to a compressed npz file."""
-    label = np.array(json.dumps({"name": data.name, "description": dict(data.description)}, default=_plain))
-    return write_atomically(
-        path,
-        lambda file: np.savez_compressed(
-            file,
-            inputs=data.inputs,
-            outputs=data.outputs,
-            sensor_points=data.sensor_points,
-            query_points=data.query_points,
-            label=label,
-        ),
-    )
+def save_npz(data: OperatorDataset, path: Path, label: str) -> Path:
+    """Writes inputs, outputs, points and label to a compressed npz file."""
+    arrays = {key: getattr(data, key) for key in ("inputs", "outputs", *POINT_KEYS)}
+    return write_atomically(path, lambda file: np.savez_compressed(file, **arrays, label=np.array(label)))
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -51,7 +41,8 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         MemoryBudgetError: if the arrays would not fit into memory.
     """
     path = Path(path)
-    _check_archive(path)
+    advice = "read fewer functions (functions=) or keep fewer points in the file"
+    require_memory(2 * check_archive(path), f"reading {path}", advice)
     key = "the file"
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -74,13 +65,13 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         raise _damaged(path, error) from error
 
 
-def _check_archive(path: Path) -> None:
-    """Refuses what is no zip archive, and one that would not fit into memory, before any of it is unpacked."""
+def check_archive(path: Path) -> int:
+    """Refuses what is no zip archive; else the bytes it unpacks to."""
     try:
         if path.is_dir():
-            raise DataError(f"{path}: expected an npz file, came a folder; name the file in it")
+            raise DataError(f"{path}: expected a data file, came a folder; name the file in it")
         if not path.is_file():
-            raise DataError(f"{path}: expected an npz file, found nothing there; check the path")
+            raise DataError(f"{path}: expected a data file, found nothing there; check the path")
         with path.open("rb") as file:
             if not file.read(1):
                 raise DataError(f"{path}: expected an npz file, came an empty file; write it again with numpy.savez")
@@ -89,7 +80,7 @@ def _check_archive(path: Path) -> None:
                     f"{path}: expected an npz file (a zip archive), came something else; write it with numpy.savez"
                 )
             with zipfile.ZipFile(file) as archive:
-                unpacked = sum(member.file_size for member in archive.infolist())
+                return sum(member.file_size for member in archive.infolist())
     except OSError as error:
         raise DataError(
             f"{path}: expected a file that can be read, came one that cannot ({error.strerror}); "
@@ -99,7 +90,6 @@ def _check_archive(path: Path) -> None:
         if isinstance(error, DataError):
             raise
         raise _damaged(path, error) from error
-    require_memory(2 * unpacked, f"reading {path}", "keep fewer functions or fewer points in the file")
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
@@ -107,77 +97,39 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: expected a readable npz file, came a damaged one ({reason}); write it again")
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _label(arrays: dict[str, np.ndarray], path: Path) -> tuple[str, dict[str, Any]]:
+def label_of(label: str, path: Path) -> tuple[str, dict[str, Any]]:
+    """Name and description out of a label that foretrain wrote; the file's name without one."""
     try:
-        label = json.loads(str(arrays["label"]))
-        return str(label["name"]), dict(label["description"])
+        told = json.loads(label)
+        return str(told["name"]), dict(told["description"])
     except (KeyError, ValueError, TypeError):
         return path.stem, {}
 
 
-def load(path: str | Path) -> OperatorDataset:
-    """Reads a dataset: keys inputs [functions, sensors], outputs [functions, points], optional points.
-
-    Files with train_inputs, train_outputs, test_inputs, test_outputs are read by `load_split`; here their two parts
-    are joined.
-
-    Raises:
-        DataError: see `read_npz` and `OperatorDataset`.
-    """
-    arrays, path = read_npz(path), Path(path)
-    if _is_divided(arrays):
-        train, test = _parts(arrays, path)
-        return OperatorDataset(
-            np.concatenate([train.inputs, test.inputs]),
-            np.concatenate([train.outputs, test.outputs]),
-            train.sensor_points,
-            train.query_points,
-            train.name,
-            train.description,
-        )
-    return _dataset(arrays, path, prefix="")
+def join(train: OperatorDataset, test: OperatorDataset) -> OperatorDataset:
+    """The functions of both, one after the other."""
+    return OperatorDataset(
+        np.concatenate([train.inputs, test.inputs]),
+        np.concatenate([train.outputs, test.outputs]),
+        train.sensor_points,
+        train.query_points,
+        train.name,
+        train.description,
+    )
 
 
-def load_split(
-    path: str | Path, test: int | float | None = None, key: int = 0
-) -> tuple[OperatorDataset, OperatorDataset]:
-    """Reads a file as (train, test): as the file itself divides it, else by drawing `test` functions at random.
-
-    Arguments:
-        path: npz file with train_inputs, train_outputs, test_inputs, test_outputs, or with inputs and outputs.
-        test: how many functions (or which fraction) to hold out; by default one in six. A file that divides itself is
-            read as it does.
-        key: seed of the draw.
-
-    Raises:
-        DataError: see `read_npz` and `OperatorDataset`; and if a file's own parts do not belong together, share
-            functions, or are not of the size asked for.
-    """
-    arrays, path = read_npz(path), Path(path)
-    if not _is_divided(arrays):
-        data = _dataset(arrays, path, prefix="")
-        return data.split(test if test is not None else max(2, len(data) // 6), key)
-    train, held_out = _parts(arrays, path)
-    asked = test if test is None or isinstance(test, int) else round(test * (len(train) + len(held_out)))
-    if asked not in (None, len(held_out)):
+def check_test_count(test: int | float | None, train: int, held_out: int, path: Path) -> None:
+    """Refuses a number of test functions other than the file's own."""
+    asked = test if test is None or isinstance(test, int) else round(test * (train + held_out))
+    if asked not in (None, held_out):
         raise DataError(
-            f"{path}: expected no number of test functions, for the file brings {len(held_out)} of its own, came "
+            f"{path}: expected no number of test functions, for the file brings {held_out} of its own, came "
             f"{test}; leave it away, or store inputs and outputs undivided"
         )
-    return train, held_out
 
 
-def _is_divided(arrays: dict[str, np.ndarray]) -> bool:
-    return "inputs" not in arrays and "train_inputs" in arrays
-
-
-def _parts(arrays: dict[str, np.ndarray], path: Path) -> tuple[OperatorDataset, OperatorDataset]:
-    """A file's own training and test functions."""
-    train, test = _dataset(arrays, path, prefix="train_"), _dataset(arrays, path, prefix="test_")
+def check_parts(path: Path, train: OperatorDataset, test: OperatorDataset) -> tuple[OperatorDataset, OperatorDataset]:
+    """A file's own training and test functions, if they belong together and share no function."""
     for name in ("sensor_points", "query_points"):
         here, there = getattr(train, name), getattr(test, name)
         if not np.array_equal(here, there):
@@ -195,15 +147,17 @@ def _parts(arrays: dict[str, np.ndarray], path: Path) -> tuple[OperatorDataset, 
     return train, test
 
 
-def _dataset(arrays: dict[str, np.ndarray], path: Path, prefix: str) -> OperatorDataset:
+def dataset_of(arrays: dict[str, np.ndarray], path: Path, prefix: str) -> OperatorDataset:
+    """The dataset whose keys begin with `prefix`."""
     for name in ("inputs", "outputs"):
         if prefix + name not in arrays:
             found = ", ".join(sorted(arrays)) or "none"
             raise DataError(
                 f"{path}: expected the key {prefix + name!r}, came the keys {found}; "
-                "rename them to inputs and outputs (optional: sensor_points, query_points)"
+                "rename them to inputs and outputs (optional: sensor_points, query_points), or name them: "
+                "layout=FileLayout(inputs=..., outputs=...), on the command line --inputs KEY --outputs KEY"
             )
-    name, description = _label(arrays, path)
+    name, description = label_of(str(arrays.get("label", "")), path)
     points: dict[str, Any] = {key: arrays.get(prefix + key, arrays.get(key)) for key in POINT_KEYS}
     try:
         return OperatorDataset(
