@@ -49,6 +49,7 @@ from foretrain.studies import Comparison, compare
 from foretrain.tangent import InfiniteWidthOperator, empirical_kernel, tangent_kernel
 from foretrain.training import (
     Certificate,
+    LayerwiseOperator,
     Run,
     TrainedFourierOperator,
     TwoTimescale,
@@ -79,6 +80,7 @@ __all__ = [
     "GradientFlow",
     "HeavyBall",
     "InfiniteWidthOperator",
+    "LayerwiseOperator",
     "MemoryBudgetError",
     "MissingExtraError",
     "Nesterov",

@@ -6,6 +6,7 @@ from foretrain.models._deeponet import DeepONet, DeepONetNetwork
 from foretrain.models._filtered_box import FilteredBoxNetwork, FilteredBoxOperator
 from foretrain.models._filtered_fourier import FilteredFourierNetwork, FilteredFourierOperator
 from foretrain.models._fno import FNO, FNONetwork
+from foretrain.models._layered_operator import LayeredNetwork, LayeredOperator
 from foretrain.models._mlp import MLP, MLPNetwork
 from foretrain.models._operator_network import (
     GivenNetwork,
@@ -35,6 +36,8 @@ __all__ = [
     "FilteredFourierNetwork",
     "FilteredFourierOperator",
     "GivenNetwork",
+    "LayeredNetwork",
+    "LayeredOperator",
     "MLPNetwork",
     "ModuleNetwork",
     "OperatorModel",

@@ -7,6 +7,8 @@ from foretrain.training._flow import FlowResult, integrate_flow
 from foretrain.training._fourier_descent import FourierTraining, FourierTrainingPoint
 from foretrain.training._fourier_prior import FourierPrior, FourierTrial, choose_fourier_prior
 from foretrain.training._fourier_training import train_fourier_operator, two_timescale_run
+from foretrain.training._layer_fit import LayerRecord
+from foretrain.training._layerwise_operator import LayerwiseOperator
 from foretrain.training._online_steps import OnlineRun, descend_online
 from foretrain.training._outer_layer import OuterLayer, optimal_outer, split_outer
 from foretrain.training._ratio import RatioChoice, choose_ratio
@@ -39,6 +41,8 @@ __all__ = [
     "FourierTraining",
     "FourierTrainingPoint",
     "FourierTrial",
+    "LayerRecord",
+    "LayerwiseOperator",
     "LearningLaw",
     "LimitEvent",
     "LimitTrajectory",
