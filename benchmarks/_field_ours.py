@@ -4,7 +4,7 @@ Methods:
 - closed-form: `InfiniteWidthOperator` with everything on "auto", the choice of its settings counted as training.
 - compressed: `compress` of that operator within 20,000 numbers, judged by training functions it does not learn from;
   its seconds are those of the teacher and its own.
-- layerwise: `LayerwiseOperator`, random local neurons under filters solved layer by layer; its numbers are those fitted.
+- layerwise: `LayerwiseOperator`, random local neurons under filters solved layer by layer; numbers: those fitted.
 - trained-fourier: `TrainedFourierOperator` of 64 neurons, on periodic grids.
 
 Run: make bench, or .venv/bin/python benchmarks/_field_ours.py METHOD DATA --json FILE
@@ -54,7 +54,12 @@ def layerwise(train: ft.OperatorDataset) -> tuple[Callable[[np.ndarray], np.ndar
     return operator.predict, operator.trained_numbers_, str(operator.operator_)
 
 
-METHODS = {"closed-form": closed_form, "compressed": compressed, "trained-fourier": trained_fourier, "layerwise": layerwise}
+METHODS = {
+    "closed-form": closed_form,
+    "compressed": compressed,
+    "trained-fourier": trained_fourier,
+    "layerwise": layerwise,
+}
 
 
 def timed(call: Callable[[], Any]) -> dict[str, float]:

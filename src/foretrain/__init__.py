@@ -17,7 +17,7 @@ from foretrain import compression, data, deployment, models, problems, studies, 
 from foretrain._foundation import DataError, ForetrainError, MemoryBudgetError, MissingExtraError
 from foretrain.compression import Budget, CompressedModel
 from foretrain.data import OperatorDataset, load, load_split
-from foretrain.deployment import OnnxPackager
+from foretrain.deployment import OnnxPackager, compress_with_trust
 from foretrain.forecast import (
     Chebyshev,
     Forecast,
@@ -98,6 +98,7 @@ __all__ = [
     "TwoTimescaleForecast",
     "compare",
     "compress",
+    "compress_with_trust",
     "compression",
     "data",
     "deployment",

@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime")
 
 
 budgets: list[Budget] = []
+asked: list[dict] = []
 
 
 @pytest.fixture
@@ -36,11 +37,11 @@ def judged_by(monkeypatch):
     """Replaces the search by a network drawn at random; collects what candidates were judged by."""
     import jax
 
-    from foretrain.deployment import OnnxPackager
     from foretrain.models import ComponentOperator
 
     seen = []
     budgets.clear()
+    asked.clear()
 
     class Teacher:
         def __init__(self, **settings):
@@ -49,19 +50,20 @@ def judged_by(monkeypatch):
         def fit(self, learn):
             return learn
 
-    def search(learn, budget, *, package, test, key, progress):
+    def search(teacher, budget, learn, *, package, test, **options):
         seen.append(test)
         budgets.append(budget)
+        asked.append(options)
         network = ComponentOperator(8, 6, 5).initialise(learn, jax.random.key(0))
         rows = []
         for name in ("float32", "float16"):
-            made = OnnxPackager(latency_repeats=3)(network, name, learn.inputs)
+            made = package(network, name, learn.inputs)
             rows.append(
                 Candidate("small", name, made.numbers, made.bytes, 1e-6, 0.01, 0.0, "", package=made, network=network)
             )
         return CompressedModel(Budget(), (replace(rows[0], chosen=True), rows[1]), ())
 
-    monkeypatch.setattr("foretrain.cli._compress.compress", search)
+    monkeypatch.setattr("foretrain.deployment._ship.compress", search)
     monkeypatch.setattr("foretrain.cli._compress.InfiniteWidthOperator", Teacher)
     return seen
 
@@ -125,3 +127,38 @@ def test_a_predictor_that_could_not_be_written_is_refused_before_the_search(refu
     for flag in ("--numpy", "--stablehlo"):
         said(refused(f"compress run {flag} run"), "run: expected a file to write, came a folder")
     assert judged_by == []
+
+
+def test_a_users_own_inputs_arrive_as_they_are(call, refused, said, functions, judged_by):
+    given = np.random.default_rng(3).standard_normal((20, 4, 4))
+    np.savez("inputs.npz", inputs=given)
+    call("compress run --unlabelled inputs.npz --fresh 10")
+    np.testing.assert_array_equal(asked[-1]["unlabelled"], given.reshape(20, 16))
+    assert asked[-1]["fresh"] == 10
+    call("compress run")
+    assert asked[-1]["unlabelled"] is None
+    assert asked[-1]["fresh"] is None
+    done = len(asked)
+    np.savez("inputs.npz", inputs=given[:, 0])
+    said(refused("compress run --unlabelled inputs.npz"), "unlabelled inputs: expected values at 16 sensors, came 4")
+    said(refused("compress run --unlabelled nothing.npz"), "found nothing there")
+    np.savez("inputs.npz", u=given)
+    said(refused("compress run --unlabelled inputs.npz"), "inputs.npz: expected the key 'inputs', came u")
+    assert len(asked) == done
+
+
+def test_points_as_an_input_are_refused_for_students_that_know_their_outputs_at_fixed_points_only(
+    refused, said, functions, judged_by
+):
+    said(
+        refused("compress run --query-points input"),
+        "query points as an input: .* came a ComponentNetwork, .* keep the points fixed",
+    )
+    said(refused("compress run --query-points input --numpy small.py"), "--numpy: expected fixed query points")
+
+
+def test_flags_of_a_teacher_of_ones_own_need_one(refused, said, functions, judged_by):
+    said(refused("compress run --key 3"), "--test, --key: expected beside --teacher only")
+    said(
+        refused("compress run --teacher my_module.py:net"), "run: expected an npz file beside --teacher, came a folder"
+    )

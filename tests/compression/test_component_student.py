@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from foretrain._foundation import ForetrainError
-from foretrain.compression import Budget
+from foretrain.compression import Budget, BudgetTooSmall
 from foretrain.compression._component_student import WIDE, ComponentStudent, refitted, wide_draw
 from foretrain.data import OperatorDataset
 from foretrain.deployment import OnnxPackager
@@ -93,12 +92,19 @@ def test_distilling_recovers_a_teacher_of_the_same_form_from_inner_weights_a_fif
 
 
 def test_a_budget_too_small_for_any_student_is_refused_with_the_least_that_is_not(interval):
-    with pytest.raises(ForetrainError, match="expected a budget of at least") as refused:
-        wide_draw(interval, Budget(numbers=100))
+    def measure(network):
+        return OnnxPackager(latency_repeats=1)(network, "float32", interval.inputs)
+
+    with pytest.raises(BudgetTooSmall, match="expected a budget of at least") as refused:
+        wide_draw(interval, Budget(numbers=100), measure)
     said = str(refused.value)
     assert "\n" not in said
     least = int(said.split("at least ")[1].split(" stored")[0].replace(",", ""))
-    narrowest = ComponentStudent.draw(wide_draw(interval, Budget(numbers=least)), interval, key=0)
+    narrowest = ComponentStudent.draw(wide_draw(interval, Budget(numbers=least), measure), interval, key=0)
     kept = narrowest.keep(np.arange(narrowest.width // WIDE))
-    package = OnnxPackager(latency_repeats=1)(kept.network, "float32", interval.inputs)
-    assert 0.7 * least < package.numbers <= least
+    assert kept.width == 8
+    assert 0.98 * least < measure(kept.network).numbers <= least
+    size = measure(kept.network).bytes + 300
+    in_bytes = wide_draw(interval, Budget(bytes=size), measure)
+    drawn = in_bytes.initialise(interval, jax.random.key(0))
+    assert measure(ComponentStudent(drawn).keep(np.arange(in_bytes.width // WIDE)).network).bytes <= size

@@ -7,8 +7,9 @@ import pytest
 
 from foretrain._foundation import ForetrainError, ignore_progress
 from foretrain.compression import Budget
-from foretrain.compression._fourier_student import fourier_students, pruned, within_budget
+from foretrain.compression._fourier_student import fourier_students, pruned
 from foretrain.compression._stages import Effort, StageLog
+from foretrain.compression._width import within_budget
 from foretrain.data import OperatorDataset
 from foretrain.deployment import OnnxPackager
 from foretrain.models import FilteredFourierOperator

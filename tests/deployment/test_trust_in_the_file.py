@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 
-from foretrain._foundation import DataError
+from foretrain._foundation import DataError, ForetrainError
 from foretrain.deployment import ConformalBand, OnnxPackager, OutOfRange, Runtime, stored_numbers
 from foretrain.deployment._card import model_card_markdown
 from foretrain.deployment._package import with_trust
@@ -113,3 +115,14 @@ def test_exported_bands_cover_fresh_functions_within_two_points_over_twenty_spli
             shares.append(np.mean(inside.all(axis=1) if simultaneous else inside))
     for shares in covered.values():
         assert abs(np.mean(shares) - 0.9) < 0.02
+
+
+def test_files_of_two_differences_are_read_and_other_counts_of_energies_are_refused(plain, more):
+    fitted = OutOfRange.fit(more.inputs[:300])
+    older = replace(fitted, centre=fitted.centre[:4], spread=fitted.spread[:4])
+    restored = with_trust(plain, out_of_range=older).runtime.out_of_range
+    np.testing.assert_array_equal(restored.score(more.inputs), older.score(more.inputs))
+    for centre, spread in ((1, 1), (4, 5), (66, 66)):
+        broken = replace(fitted, centre=np.ones(centre), spread=np.ones(spread))
+        with pytest.raises(ForetrainError, match="expected a record of trust under 'out_of_range'"):
+            _ = with_trust(plain, out_of_range=broken).runtime.out_of_range

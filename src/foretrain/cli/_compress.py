@@ -2,22 +2,24 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from foretrain._foundation import ForetrainError, write_json
 from foretrain.cli._checks import require_file, require_values
-from foretrain.cli._display import Display
+from foretrain.cli._display import Display, percent
+from foretrain.cli._main_job import command_line
 from foretrain.cli._quantities import DurationOrNone, ShareOrNone, SizeOrNone
 from foretrain.cli._run import read_config
 from foretrain.cli._tables import show_compressed
-from foretrain.compression import Budget, CompressedModel, compress
-from foretrain.data import load_split
+from foretrain.cli._user_functions import functions_in
+from foretrain.cli._user_teacher import load_teacher, teacher_name
+from foretrain.compression import Budget, CompressedModel, unlabelled_inputs
+from foretrain.data import OperatorDataset, load_split
 from foretrain.deployment import (
     OnnxPackager,
-    set_aside,
-    trust_in_chosen,
+    compress_with_trust,
     write_formats,
     write_numpy_predictor,
     write_stablehlo,
@@ -27,16 +29,25 @@ from foretrain.tangent import InfiniteWidthOperator
 
 @dataclass(frozen=True)
 class Compress:
-    """Shrink a run's closed-form operator to a small ONNX file within a budget.
+    """Shrink a run's closed-form operator, or a model of your own, to a small ONNX file within a budget.
 
     The file carries a band around its answers and a score that flags unusual inputs, as far as the budget has room.
     Half of the test functions choose the file, the other half calibrate the band.
 
     Example: foretrain compress runs/demo --max-error 2% --max-bytes 200kB --max-latency 1ms
+
+    Example: foretrain compress data.npz --teacher my_module.py:net --unlabelled inputs.npz
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
+    """Run folder; with --teacher the npz file of the data."""
+    teacher: str | None = None
+    """Your own model as FILE.py:NAME: a trained Equinox or torch module, a function that makes one, or a function of
+    the inputs. Runs the file."""
+    unlabelled: Path | None = None
+    """npz file with the key inputs: your own input functions, for the teacher to label and the student to learn."""
+    fresh: int | None = None
+    """Inputs to draw beside them from a Gaussian model of the training inputs (default: 1500 less your own)."""
     max_error: ShareOrNone = 0.02
     """Mean relative L2 error: 2% or 0.02."""
     max_numbers: int | None = None
@@ -45,8 +56,14 @@ class Compress:
     """Size of the file: 200kB, 1MiB or a number of bytes."""
     max_latency: DurationOrNone = None
     """Of one sample on one core: 1ms, 500us or seconds."""
+    query_points: Literal["fixed", "input"] = "fixed"
+    """Answer at the training query points, or at points that are a second input of the file."""
+    test: int | None = None
+    """With --teacher: functions to hold out for testing."""
+    key: int | None = None
+    """With --teacher: seed of the split and of what is drawn (default 0)."""
     out: Path | None = None
-    """File to write (default: RUN/model.onnx)."""
+    """File to write (default: RUN/model.onnx; with --teacher model.onnx)."""
     numpy: Path | None = None
     """Also write a predictor that needs only NumPy, one .py file."""
     stablehlo: Path | None = None
@@ -59,27 +76,78 @@ class Compress:
     def execute(self) -> None:
         """Runs the command."""
         display = Display(self.json)
-        require_values(vars(self))
-        require_file(self.out)
-        require_file(self.numpy)
-        require_file(self.stablehlo)
+        self._check()
         budget = Budget(self.max_error, self.max_numbers, self.max_bytes, self.max_latency)
-        source, settings = read_config(self.run / "config.toml")
-        learn, test = load_split(source["path"], source.get("test"), source.get("key", 0))
-        judge, calibration = set_aside(test, settings.key)
-        teacher = InfiniteWidthOperator(key=settings.key, progress=display).fit(learn)
-        small = compress(teacher, budget, package=OnnxPackager(), test=judge, key=settings.key, progress=display)
-        small, trust = trust_in_chosen(small, learn.inputs, calibration)
+        learn, test, key = self._data()
+        unlabelled = None
+        if self.unlabelled is not None:
+            unlabelled = unlabelled_inputs(functions_in(self.unlabelled), learn.inputs.shape[1])
+        teacher: Any
+        if self.teacher is None:
+            teacher = InfiniteWidthOperator(key=key, progress=display).fit(learn)
+        else:
+            teacher = load_teacher(self.teacher, learn, key)
+        small, trust = compress_with_trust(
+            teacher,
+            budget,
+            learn,
+            test,
+            package=OnnxPackager(query_points=learn.query_points if self.query_points == "input" else None),
+            unlabelled=unlabelled,
+            fresh=self.fresh,
+            key=key,
+            card=self._card(learn),
+            progress=display,
+        )
         show_compressed(display, small)
+        show_shares(display, small)
         files = self._write(small)
-        write_json(self.run / "compression.json", {**small.as_dict(), "trust": trust})
+        record = {**small.as_dict(), "trust": trust}
+        write_json(
+            files["model"].with_name("compression.json") if self.teacher else self.run / "compression.json", record
+        )
         display.line(trust)
         for name, file in files.items():
             display.line(f"{name}: {file}")
-        display.result({**small.as_dict(), "trust": trust, **{name: str(file) for name, file in files.items()}})
+        display.result({**record, **{name: str(file) for name, file in files.items()}})
+
+    def _check(self) -> None:
+        """What can be told to be wrong before anything is computed."""
+        require_values(vars(self))
+        for file in (self.out, self.numpy, self.stablehlo):
+            require_file(file)
+        if self.query_points == "input" and self.numpy is not None:
+            raise ForetrainError(
+                "--numpy: expected fixed query points, came --query-points input; the NumPy predictor answers at fixed "
+                "points only"
+            )
+        if self.teacher is None and (self.test is not None or self.key is not None):
+            raise ForetrainError("--test, --key: expected beside --teacher only, a run brings its own; leave them away")
+        if self.teacher is not None and self.run.is_dir():
+            raise ForetrainError(
+                f"{self.run}: expected an npz file beside --teacher, came a folder; name the data file"
+            )
+
+    def _data(self) -> tuple[OperatorDataset, OperatorDataset, int]:
+        """(training functions, test functions, key)."""
+        if self.teacher is not None:
+            key = self.key or 0
+            return *load_split(self.run, self.test, key), key
+        source, settings = read_config(self.run / "config.toml")
+        return *load_split(source["path"], source.get("test"), source.get("key", 0)), settings.key
+
+    def _card(self, learn: OperatorDataset) -> dict[str, object]:
+        teacher = "infinite width" if self.teacher is None else teacher_name(self.teacher)
+        card: dict[str, object] = {
+            "data_fingerprint": learn.fingerprint,
+            "teacher": teacher,
+            "command": command_line(),
+        }
+        return card | ({"name": learn.name} if learn.name else {})
 
     def _write(self, small: CompressedModel) -> dict[str, Path]:
-        files = {"model": small.export(self.out or self.run / "model.onnx")}
+        usual = Path("model.onnx") if self.teacher is not None else self.run / "model.onnx"
+        files = {"model": small.export(self.out or usual)}
         if small.chosen is None or small.chosen.package is None:
             raise ForetrainError("nothing keeps the budget, so there is no model to write; relax a limit")
         if self.numpy is not None:
@@ -90,3 +158,30 @@ class Compress:
             for number_format, file in write_formats(small, files["model"]).items():
                 files[f"model in {number_format}"] = file
         return files
+
+
+def show_shares(display: Display, small: CompressedModel) -> None:
+    """Where the error of the file to ship, or of the one nearest to the budget, comes from; and what was refused."""
+    nearest = small.nearest
+    if nearest is not None and nearest.shares is not None:
+        limit, shares = small.budget.error, nearest.shares
+        display.heading(f"Where its error of {percent(nearest.test_error)} comes from")
+        display.table(
+            ("step", "part", "of the squared error", *(("of the budget",) if limit else ())),
+            [
+                (
+                    part.name,
+                    percent(part.size),
+                    f"{100 * part.share:.0f} %",
+                    *((f"{100 * part.size / limit:.0f} %",) if limit else ()),
+                )
+                for part in shares.parts
+            ],
+            right=("part", "of the squared error", "of the budget"),
+        )
+        display.line(
+            f"  root mean square {percent(shares.total)}; the parts' root sum of squares is "
+            f"{percent(shares.if_independent)}"
+        )
+    for line in small.refused:
+        display.line(f"  {line}")

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from foretrain._foundation import DataError, ForetrainError, write_atomically
+from foretrain._foundation import ForetrainError, write_atomically
 from foretrain.cli._checks import require_file
 from foretrain.cli._display import Display
-from foretrain.data import read_npz
+from foretrain.cli._user_functions import functions_in, points_in
 from foretrain.deployment import Runtime
 
 
@@ -28,6 +28,9 @@ class Predict:
     """ONNX file made by foretrain."""
     inputs: Annotated[Path, tyro.conf.Positional]
     """npz file with the key inputs [functions, sensors]."""
+    points: Path | None = None
+    """npz file with the key points [points, dimension]: answer there, with a file made by --query-points input. The
+    band is known at the training query points only and is left away."""
     out: Path = Path("predictions.npz")
     """File to write: outputs [functions, points], and lower, upper, score and outside where the file carries them."""
     simultaneous: bool = False
@@ -39,19 +42,26 @@ class Predict:
         """Runs the command."""
         display = Display(self.json)
         require_file(self.out)
+        if self.points is not None and self.simultaneous:
+            raise ForetrainError(
+                "--simultaneous: expected without --points, for the band is known at the training query points only; "
+                "leave one of them away"
+            )
         runtime = Runtime(self.model)
         if self.simultaneous and runtime.band is None:
             raise ForetrainError(
                 f"{self.model}: expected a file with a band for --simultaneous, came one without; compress again with "
                 "test functions to calibrate it"
             )
-        inputs = _functions(self.inputs)
-        outputs = runtime.predict(inputs)
-        arrays = {"outputs": outputs, **self._edges(runtime, outputs), **_scored(runtime, inputs)}
+        inputs = functions_in(self.inputs)
+        points = None if self.points is None else points_in(self.points)
+        outputs = runtime.predict(inputs, points)
+        edges = self._edges(runtime, outputs) if points is None else {"points": points}
+        arrays = {"outputs": outputs, **edges, **_scored(runtime, inputs)}
         path = write_atomically(self.out, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
         display.line(f"{len(outputs)} functions answered: {path}")
         display.line(_range_line(runtime, arrays))
-        if runtime.band is not None:
+        if "lower" in arrays and runtime.band is not None:
             display.line(
                 f"lower and upper hold {100 * runtime.band.coverage:g} % of the truth at each point, for functions "
                 f"like the {runtime.band.functions} that calibrated them"
@@ -66,19 +76,6 @@ class Predict:
             names = ("lower_simultaneous", "upper_simultaneous")
             edges |= dict(zip(names, runtime.band.around(outputs, simultaneous=True), strict=True))
         return edges
-
-
-def _functions(path: Path) -> np.ndarray:
-    """[functions, sensors], grids flattened as in training."""
-    arrays = read_npz(path)
-    if "inputs" not in arrays:
-        raise DataError(f"{path}: expected the key 'inputs', came {', '.join(sorted(arrays)) or 'no keys'}")
-    inputs = np.asarray(arrays["inputs"])
-    if len(inputs.shape) < 2 or len(inputs) == 0:
-        raise DataError(
-            f"{path}: expected one row for each function, [functions, sensors], came an array of shape {inputs.shape}"
-        )
-    return inputs.reshape(len(inputs), -1)
 
 
 def _scored(runtime: Runtime, inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -102,7 +99,7 @@ def _range_line(runtime: Runtime, arrays: dict[str, np.ndarray]) -> str:
 def _summary(runtime: Runtime, arrays: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
     outputs, band, score = arrays["outputs"], runtime.band, runtime.out_of_range
     summary: dict[str, Any] = {"functions": len(outputs), "points": outputs.shape[1], "outputs": str(path)}
-    if band is not None:
+    if band is not None and "lower" in arrays:
         summary["band"] = {"coverage": band.coverage, "calibration_functions": band.functions}
     if score is not None:
         rows = np.flatnonzero(arrays["outside"])

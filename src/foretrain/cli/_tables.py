@@ -199,10 +199,11 @@ def show_choice(display: Display, report: FormReport) -> None:
 
 
 def show_compressed(display: Display, small: CompressedModel) -> None:
-    """The front of sizes, errors and latencies."""
+    """The front of sizes, errors and latencies; what there is to say about a candidate has a line below the table."""
     display.heading("What can be shipped")
+    noted = [c for c in small.candidates if c.as_dict()["note"]]
     display.table(
-        ("", "model", "format", "numbers", "file", "test error", "one sample", "file vs network", "note"),
+        ("", "model", "format", "numbers", "file", "test error", "answer in", "note"),
         [
             (
                 "->" if c.chosen else "",
@@ -212,10 +213,14 @@ def show_compressed(display: Display, small: CompressedModel) -> None:
                 size(c.bytes),
                 percent(c.test_error),
                 seconds(c.latency_seconds),
-                f"{c.agreement:.1g}" if c.agreement is not None else "-",
-                c.as_dict()["note"],
+                f"({noted.index(c) + 1})" if c in noted else "",
             )
             for c in small.candidates
         ],
-        right=("numbers", "file", "test error", "one sample", "file vs network"),
+        right=("numbers", "file", "test error", "answer in"),
     )
+    for number, candidate in enumerate(noted, 1):
+        display.line(f"  ({number}) {candidate.as_dict()['note']}")
+    differences = [c.agreement for c in small.candidates if c.format == "float32" and c.agreement is not None]
+    if differences:
+        display.line(f"  float32 files answer like their networks to {max(differences):.1g}")

@@ -1,4 +1,4 @@
-"""A user's own model, taken by name from a Python file: no other command than `foretrain forecast` runs one."""
+"""A user's own model, taken by name from a Python file: no other commands than `forecast` and `compress` run one."""
 
 import contextlib
 import inspect
@@ -33,6 +33,16 @@ def load_user_module(reference: str, key: int) -> Any:
     Raises:
         ForetrainError: no such file or name, a file that fails, or a value that is no model.
     """
+    path, name, value = value_in_file(reference)
+    return value if _is_model(value) else made_by(value, key, path, name, _is_model)
+
+
+def value_in_file(reference: str) -> tuple[Path, str, Any]:
+    """(file, name, value) of FILE.py:NAME. **Runs the file**, see `load_user_module`.
+
+    Raises:
+        ForetrainError: no such file or name, or a file that fails.
+    """
     place, _, name = reference.rpartition(":") if not reference.endswith(".py") else (reference, "", "")
     path = Path(place)
     module = _run(path)
@@ -43,9 +53,7 @@ def load_user_module(reference: str, key: int) -> Any:
             f"{path}: expected a name in it, {path.name}:NAME, came {name or 'none'!r}; the models and functions in it "
             f"are {', '.join(found) or 'none'}"
         )
-    if not _is_model(value):
-        value = _made(value, key, path, name)
-    return value
+    return path, name, value
 
 
 def is_torch_module(value: Any) -> bool:
@@ -119,7 +127,7 @@ def _run(path: Path) -> ModuleType:
     module.__file__ = str(path)
     # Dataclasses, and so Equinox modules, look up the module they were defined in.
     sys.modules[MODULE_NAME] = module
-    with _importable(path.resolve().parent), _failures_of(path, "a Python file that runs"):
+    with _importable(path.resolve().parent), failures_of(path, "a Python file that runs"):
         exec(compile(code, str(path), "exec"), module.__dict__)
     return module
 
@@ -137,7 +145,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _failures_of(path: Path, expected: str) -> Iterator[None]:
+def failures_of(path: Path, expected: str) -> Iterator[None]:
     """Anything that a user's code may raise, in one line."""
     try:
         yield
@@ -147,8 +155,12 @@ def _failures_of(path: Path, expected: str) -> Iterator[None]:
         raise ForetrainError(f"{path}: expected {expected}, came {one_line(error, path)}") from error
 
 
-def _made(maker: Any, key: int, path: Path, name: str) -> Any:
-    """What a function or class makes."""
+def made_by(maker: Any, key: int, path: Path, name: str, accepted: Callable[[Any], bool]) -> Any:
+    """What a function or class makes.
+
+    Raises:
+        ForetrainError: if it fails, asks for more than a key, or makes what is not accepted.
+    """
     place = f"{path}: {name}"
     if not callable(maker):
         raise ForetrainError(
@@ -162,11 +174,11 @@ def _made(maker: Any, key: int, path: Path, name: str) -> Any:
         torch = sys.modules.get("torch")
         if torch is not None:
             torch.manual_seed(key)
-        with _importable(path.resolve().parent), _failures_of(path, f"{name}() to make a module"):
+        with _importable(path.resolve().parent), failures_of(path, f"{name}() to make a module"):
             value = maker(*arguments, **options)
         if torch is not None or not is_torch_module(value):
             break
-    if not _is_model(value):
+    if not accepted(value):
         raise ForetrainError(
             f"{place}: expected a function that makes a module (inputs, points) -> outputs, it made a "
             f"{type(value).__name__}"

@@ -10,9 +10,9 @@ from jaxtyping import PRNGKeyArray
 
 from foretrain._foundation import DataError, Progress
 from foretrain.compression._budget import Budget, Package
-from foretrain.compression._fourier_student import within_budget
 from foretrain.compression._prune import select_neurons
 from foretrain.compression._stages import Effort, StageLog
+from foretrain.compression._width import within_budget
 from foretrain.data import OperatorDataset, common_grid_shape
 from foretrain.models import FilteredBoxNetwork, FilteredBoxOperator
 from foretrain.tangent import Symmetry, SymmetryGroup

@@ -1,5 +1,6 @@
 """Students between principal components: few neurons, all outputs from all inputs."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import equinox as eqx
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from foretrain._foundation import ForetrainError, Progress
-from foretrain.compression._budget import Budget
+from foretrain._foundation import Progress
+from foretrain.compression._budget import Budget, Package
 from foretrain.compression._prune import select_neurons
 from foretrain.compression._stages import Effort, StageLog
+from foretrain.compression._width import within_budget
 from foretrain.data import OperatorDataset, mean_relative_error
 from foretrain.models import ComponentNetwork, ComponentOperator
 from foretrain.training import refit_outer_layer, variable_projection
@@ -29,6 +31,7 @@ def component_students(
     lessons: OperatorDataset,
     check: OperatorDataset,
     budget: Budget,
+    measure: Callable[[ComponentNetwork], Package],
     effort: Effort,
     log: StageLog,
     key: int,
@@ -43,13 +46,14 @@ def component_students(
         learn: the training functions, whose principal components students use.
         lessons: what they learn from.
         check: functions to measure the stages on; they decide nothing.
+        measure: packages a network, for what its file costs.
 
     Raises:
         ForetrainError: a budget too small for any student.
     """
     started = log.clock()
     progress("pruning a wide draw", 0, 1)
-    student = ComponentStudent.draw(wide_draw(learn, budget), learn, key)
+    student = ComponentStudent.draw(wide_draw(learn, budget, measure), learn, key)
     drawn, keep = student.width, student.width // WIDE
     student = refitted(_selected(student, keep, lessons, key), lessons)
     progress("pruning a wide draw", 1, 1)
@@ -63,32 +67,16 @@ def component_students(
     return [student.network, smaller.network]
 
 
-def wide_draw(learn: OperatorDataset, budget: Budget) -> ComponentOperator:
-    """An operator four times as wide as the budget of stored numbers allows, `LARGEST_WIDTH` students at most.
+def wide_draw(
+    learn: OperatorDataset, budget: Budget, measure: Callable[[ComponentNetwork], Package]
+) -> ComponentOperator:
+    """An operator four times as wide as the budget allows a student, `LARGEST_WIDTH` students at most.
 
     Raises:
-        ForetrainError: if not even a few neurons keep it.
+        BudgetTooSmall: if not even a few neurons keep it.
     """
-    operator = ComponentOperator(WIDE * LARGEST_WIDTH)
-    limits = [budget.numbers] if budget.numbers is not None else []
-    if budget.bytes is not None:
-        limits.append(budget.bytes // 4)
-    if not limits:
-        return operator
-    # The network without its weights, which would be drawn only to be counted.
-    network = jax.eval_shape(lambda key: operator.initialise(learn, key), jax.random.key(0))
-    sensors, features = network.input_basis.shape
-    points, components = network.output_basis.shape
-    # A few numbers more go into scalars and shapes.
-    fixed = sensors * (features + 1) + points * (components + 1) + (features + 1) * components + 64
-    each = features + 1 + components
-    width = (min(limits) - fixed) // each
-    if width < NARROWEST:
-        raise ForetrainError(
-            f"expected a budget of at least {fixed + NARROWEST * each:,} stored numbers, came {min(limits):,}; "
-            "raise numbers or bytes"
-        )
-    return replace(operator, width=WIDE * int(min(width, LARGEST_WIDTH)))
+    (operator,) = within_budget([ComponentOperator(LARGEST_WIDTH)], budget, learn, measure, NARROWEST)
+    return replace(operator, width=WIDE * operator.width)
 
 
 class ComponentStudent:

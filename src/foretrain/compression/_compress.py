@@ -1,18 +1,19 @@
 """From a wide teacher to the smallest file within a budget."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from foretrain._foundation import ForetrainError, Progress, ignore_progress
 from foretrain.compression._box_student import box_operator, box_students, with_images
 from foretrain.compression._budget import Budget, Candidate, CompressedModel, Package, Packager
 from foretrain.compression._component_student import component_students
 from foretrain.compression._fourier_student import fourier_students
-from foretrain.compression._input_model import GaussianInputs
+from foretrain.compression._lessons import lessons_of
+from foretrain.compression._shares import ErrorShares
 from foretrain.compression._stages import Effort, StageLog
 from foretrain.data import OperatorDataset, mean_relative_error, periodic_grid_shape
 from foretrain.tangent import FourierSettings, InfiniteWidthOperator
@@ -22,6 +23,8 @@ Teacher = Callable[[np.ndarray], np.ndarray]
 PATTERNS_SEEN, MOST_PATTERN_VALUES = 100, 16
 IMAGES = 2
 """Of each training function under the operator's symmetries, itself included."""
+FRESH = 1500
+"""Inputs that the teacher labels, where the caller does not say how many."""
 NUMBER_FORMATS = ("float32", "float16", "int8 weights", "int8")
 
 
@@ -32,7 +35,8 @@ def compress(
     *,
     package: Packager,
     test: OperatorDataset | None = None,
-    fresh: int = 1500,
+    unlabelled: Float[np.ndarray, "functions sensors"] | None = None,
+    fresh: int | None = None,
     rows: int = 48_000,
     evaluations: int = 220,
     key: int = 0,
@@ -57,7 +61,9 @@ def compress(
         train: the training data; a run or a fitted operator brings its own.
         package: makes files; `foretrain.compress` uses ONNX.
         test: functions to judge candidates by; by default held-out training functions, which are then not learnt from.
-        fresh: inputs drawn from a Gaussian model of the training inputs.
+        unlabelled: your own inputs, for the teacher to label; real ones are better lessons than drawn ones, and for
+            inputs of a few values the only ones.
+        fresh: inputs drawn from a Gaussian model of the training inputs; by default 1,500 less those given.
         rows: of the lessons on which the inner layer descends: functions, or on a periodic grid samples of functions;
             evaluations: of its loss (more is better and slower). On a periodic grid wide students take fewer
             evaluations and narrow ones up to twice as many, for about the same time.
@@ -65,9 +71,12 @@ def compress(
         card: what to write into the files about the model.
 
     Raises:
-        ForetrainError: a callable teacher without training data, a budget too small for any student, or nothing to
-            learn by.
+        ForetrainError: a callable teacher without training data, or nothing to learn by.
+        BudgetTooSmall: for any student.
+        DataError: unlabelled inputs, or a teacher's answers, that do not fit the data.
     """
+    if fresh is None:
+        fresh = max(0, FRESH - (0 if unlabelled is None else len(unlabelled)))
     if fresh < 0 or rows < 1 or evaluations < 1:
         raise ForetrainError(
             f"compress: expected fresh >= 0, rows >= 1 and evaluations >= 1, came {fresh}, {rows} and {evaluations}"
@@ -80,7 +89,7 @@ def compress(
     box = None if periodic else box_operator(learn, budget)
     # A Gaussian model of inputs with a few values would make lessons of another kind.
     patterned = box is not None and len(np.unique(learn.inputs[:PATTERNS_SEEN])) <= MOST_PATTERN_VALUES
-    lessons = _lessons(answer, learn, 0 if patterned else fresh, key, log, check, progress)
+    lessons = lessons_of(answer, learn, unlabelled, 0 if patterned else fresh, key, log, check, progress)
     effort = Effort(rows, evaluations)
 
     def measure(network: Any) -> Package:
@@ -94,21 +103,21 @@ def compress(
         lessons = with_images(lessons, symmetries, IMAGES, key)
         networks = list(box_students(box, learn, lessons, check, budget, measure, effort, log, key, progress))
     else:
-        networks = list(component_students(learn, lessons, check, budget, effort, log, key, progress))
-    family = [(f"student, {len(network.biases)} neurons", network) for network in networks]
-    candidates = [_teacher_candidate(teacher, answer, check, budget)]
-    jobs = [
-        (name, member, form)
-        for name, member in family
-        for form in NUMBER_FORMATS
-        # A box has no products of matrices of weights, which is what static int8 turns into whole numbers.
-        if form == "float32" or (member is networks[0] and not (form == "int8" and box is not None))
-    ]
-    for done, (name, member, number_format) in enumerate(jobs):
+        networks = list(component_students(learn, lessons, check, budget, measure, effort, log, key, progress))
+    candidates = [_teacher_candidate(teacher, answer, check)]
+    # A box has no products of matrices of weights, which is what static int8 turns into whole numbers.
+    forms = [form for form in NUMBER_FORMATS if form != "int8" or box is None]
+    jobs = [(networks[0], form) for form in forms] + [(networks[1], "float32")]
+    # From the truth to a file's answers: the smaller student comes from the wider one, which comes from the teacher.
+    steps = [("teacher", answer(check.inputs))]
+    for done, (network, number_format) in enumerate(jobs):
         progress("packaging", done, len(jobs))
-        candidates.append(_packaged(name, member, number_format, package, learn, check, budget, card))
+        if done in (0, len(forms)):
+            own = np.asarray(network(check.inputs), np.float64)
+            steps.append(("pruning" if done else "compression into the student", own))
+        candidates.append(_packaged(network, number_format, package, learn, check, steps, card))
     progress("packaging", len(jobs), len(jobs))
-    return CompressedModel(budget, _choose(candidates), tuple(log.stages))
+    return CompressedModel(budget, tuple(candidates), tuple(log.stages)).judged_by(budget)
 
 
 def _training_data(teacher: Any) -> OperatorDataset:
@@ -127,36 +136,13 @@ def _answers(teacher: Any, data: OperatorDataset) -> Teacher:
     return lambda inputs: np.asarray(teacher(inputs), np.float64)
 
 
-def _lessons(
-    answer: Teacher,
-    learn: OperatorDataset,
-    fresh: int,
-    key: int,
-    log: StageLog,
-    check: OperatorDataset,
-    progress: Progress,
-) -> OperatorDataset:
-    """Training functions with their true outputs, fresh inputs with the teacher's."""
-    started = log.clock()
-    drawn = GaussianInputs.fit(learn.inputs).draw(fresh, key + 1)
-    pieces = []
-    for start in range(0, fresh, 250):
-        progress("asking the teacher", start, fresh)
-        pieces.append(answer(drawn[start : start + 250]))
-    progress("asking the teacher", fresh, fresh)
-    error = mean_relative_error(answer(check.inputs), check.outputs)
-    log.record(f"teacher labels {fresh:,} fresh inputs", error, log.clock() - started)
-    outputs = np.concatenate([learn.outputs, *pieces])
-    return replace(learn, inputs=np.concatenate([learn.inputs, drawn]), outputs=outputs)
-
-
 def _equivariant(teacher: Any, learn: OperatorDataset) -> bool:
     """Whether to shift the input is to shift the output, as far as the grid and a teacher with settings tell."""
     settings = getattr(teacher, "settings_", None)
     return periodic_grid_shape(learn) is not None and (settings is None or isinstance(settings, FourierSettings))
 
 
-def _teacher_candidate(teacher: Any, answer: Teacher, check: OperatorDataset, budget: Budget) -> Candidate:
+def _teacher_candidate(teacher: Any, answer: Teacher, check: OperatorDataset) -> Candidate:
     prediction = answer(check.inputs)
     answer(check.inputs[:1])
     started = time.perf_counter()
@@ -165,8 +151,7 @@ def _teacher_candidate(teacher: Any, answer: Teacher, check: OperatorDataset, bu
     numbers = _teacher_numbers(teacher, check)
     error = mean_relative_error(prediction, check.outputs)
     name = "teacher (infinite width)" if isinstance(teacher, InfiniteWidthOperator) else "teacher"
-    excess = budget.excess(error, numbers, 8 * numbers, latency)
-    return Candidate(name, "kernel", numbers, 8 * numbers, latency, error, None, excess)
+    return Candidate(name, "kernel", numbers, 8 * numbers, latency, error, None)
 
 
 def _teacher_numbers(teacher: Any, check: OperatorDataset) -> int:
@@ -179,41 +164,30 @@ def _teacher_numbers(teacher: Any, check: OperatorDataset) -> int:
 
 
 def _packaged(
-    name: str,
     network: Any,
     number_format: str,
     package: Packager,
     learn: OperatorDataset,
     check: OperatorDataset,
-    budget: Budget,
+    steps: Sequence[tuple[str, np.ndarray]],
     card: Mapping[str, object] | None,
 ) -> Candidate:
+    """Arguments: steps: names and answers from the teacher to this network, whose answers are the last."""
     made = package(network, number_format, learn.inputs, card)
-    answer, own = made.predict(check.inputs), np.asarray(network(check.inputs), np.float64)
+    answer, own = made.predict(check.inputs), steps[-1][1]
     error = mean_relative_error(answer, check.outputs)
     agreement = float(np.linalg.norm(answer - own) / np.linalg.norm(own))
-    excess = budget.excess(error, made.numbers, made.bytes, made.latency_seconds)
     note = "" if number_format == "float32" else f"rounding costs {100 * agreement:.2g} % of the answer"
     return Candidate(
-        name,
+        f"student, {len(network.biases)} neurons",
         number_format,
         made.numbers,
         made.bytes,
         made.latency_seconds,
         error,
         agreement,
-        excess,
-        note,
+        note=note,
         package=made,
         network=network,
+        shares=ErrorShares.of(check.outputs, [*steps, (f"number format {number_format}", answer)]),
     )
-
-
-def _choose(candidates: list[Candidate]) -> tuple[Candidate, ...]:
-    """Marks the most accurate student within the budget as the one to ship, the smaller of nearly equal ones."""
-    allowed = [candidate for candidate in candidates if candidate.package is not None and not candidate.excess]
-    if not allowed:
-        return tuple(candidates)
-    least = min(candidate.test_error for candidate in allowed)
-    best = min((c for c in allowed if c.test_error <= 1.02 * least), key=lambda candidate: candidate.bytes)
-    return tuple(replace(candidate, chosen=candidate is best) for candidate in candidates)

@@ -1,26 +1,25 @@
 """Students on periodic grids: few neurons with a filter on either side, both sides learnt in two timescales."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from foretrain._foundation import ForetrainError, Progress
+from foretrain._foundation import Progress
 from foretrain.compression._budget import Budget, Package
 from foretrain.compression._prune import select_neurons
 from foretrain.compression._stages import Effort, StageLog
+from foretrain.compression._width import NARROWEST, within_budget
 from foretrain.data import OperatorDataset, common_grid_shape
-from foretrain.models import FilteredBoxOperator, FilteredFourierNetwork, FilteredFourierOperator
+from foretrain.models import FilteredFourierNetwork, FilteredFourierOperator
 from foretrain.training import FourierPrior, choose_fourier_prior, train_fourier_operator
 
 LARGEST_WIDTH = 128
 """More cost more descent than they gain within two minutes: at equal time 256 ended further from the teacher."""
-NARROWEST = 4
 LARGEST_MODE = 24
 MOST_MODES = 128
 MODE_SHARES = (1, 2 / 3, 4 / 9)
@@ -35,10 +34,6 @@ neurons on 1,500 functions. Wide students need fewer, they are nearer to their t
 LONGEST_DESCENT = 2
 FEWEST_EVALUATIONS = 10
 ROWS_FOR_SELECTION = 4000
-Operator = TypeVar("Operator", FilteredFourierOperator, FilteredBoxOperator)
-_UNITS = {"numbers": "stored numbers", "bytes": "bytes"}
-LENGTHS = 64
-"""Bytes by which the lengths written into a file may grow with what they count."""
 
 
 def fourier_students(
@@ -102,39 +97,6 @@ def fourier_students(
     return [student, smaller]
 
 
-def within_budget(
-    operators: Sequence[Operator],
-    budget: Budget,
-    data: OperatorDataset,
-    measure: Callable[[Any], Package],
-) -> list[Operator]:
-    """Each as wide as its float32 file keeps the limits on numbers and bytes, at its own width at most.
-
-    Those too narrow to be of use are left out.
-
-    Raises:
-        ForetrainError: if all are.
-    """
-    limits = {name: getattr(budget, name) for name in ("numbers", "bytes") if getattr(budget, name) is not None}
-    fitting, least = [], dict.fromkeys(limits, sys.maxsize)
-    for operator in operators:
-        width = operator.width
-        # What a file stores is affine in the width: two files tell it.
-        narrow, wide = (measure(_drawn(replace(operator, width=width), data)) for width in (1, 2))
-        for name, limit in limits.items():
-            each = getattr(wide, name) - getattr(narrow, name)
-            fixed = getattr(narrow, name) - each + (LENGTHS if name == "bytes" else 0)
-            width = min(width, (limit - fixed) // each)
-            least[name] = min(least[name], fixed + NARROWEST * each)
-        if width >= NARROWEST:
-            fitting.append(replace(operator, width=width))
-    if not fitting:
-        needed = " and ".join(f"{count:,} {_UNITS[name]}" for name, count in least.items())
-        came = " and ".join(f"{limit:,}" for limit in limits.values())
-        raise ForetrainError(f"expected a budget of at least {needed}, came {came}; raise numbers or bytes")
-    return fitting
-
-
 def _best(
     operators: Sequence[FilteredFourierOperator], judges: OperatorDataset, key: int, progress: Progress
 ) -> tuple[FilteredFourierOperator, float]:
@@ -181,7 +143,7 @@ def _begun(operator: FilteredFourierOperator, network: FilteredFourierNetwork) -
     return _Begun(**{**vars(operator), "width": len(network.biases)}, network=network)
 
 
-def _drawn(operator: FilteredFourierOperator | FilteredBoxOperator, data: OperatorDataset) -> Any:
+def _drawn(operator: FilteredFourierOperator, data: OperatorDataset) -> Any:
     return operator.initialise(data, jax.random.key(0))
 
 

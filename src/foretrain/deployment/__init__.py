@@ -8,6 +8,7 @@ from foretrain.deployment._formats import formats_beside, write_formats
 from foretrain.deployment._numpy_predictor import write_numpy_predictor
 from foretrain.deployment._package import OnnxPackager, Package, with_trust, write_model
 from foretrain.deployment._runtime import Latency, Runtime
+from foretrain.deployment._ship import TrustPackager, compress_with_trust
 from foretrain.deployment._stablehlo import StableHlo, read_stablehlo, write_stablehlo
 from foretrain.deployment._trust import ConformalBand, OutOfRange
 
@@ -22,8 +23,10 @@ __all__ = [
     "Runtime",
     "Speed",
     "StableHlo",
+    "TrustPackager",
     "bench",
     "calibrated",
+    "compress_with_trust",
     "formats_beside",
     "model_card",
     "model_card_markdown",

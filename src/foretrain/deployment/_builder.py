@@ -87,17 +87,20 @@ class GraphBuilder:
             self.inner_products.append(output)
         return output
 
-    def finish(self, output: str, sensors: int, points: int) -> Any:
-        """The model: "inputs" [batch, sensors] to "outputs" [batch, points], both float32."""
+    def finish(self, output: str, sensors: int, points: int, dimension: int = 0) -> Any:
+        """The model: "inputs" [batch, sensors] to "outputs" [batch, points], both float32.
+
+        With a dimension it has a second input, "points" [points, dimension], of any number.
+        """
         helper, float32 = self._onnx.helper, self._onnx.TensorProto.FLOAT
         self._nodes.append(helper.make_node("Identity", [output], ["outputs"], name="outputs"))
-        graph = helper.make_graph(
-            self._nodes,
-            "foretrain",
-            [helper.make_tensor_value_info("inputs", float32, ["batch", sensors])],
-            [helper.make_tensor_value_info("outputs", float32, ["batch", points])],
-            self._constants,
-        )
+        columns: int | str = points
+        inputs = [helper.make_tensor_value_info("inputs", float32, ["batch", sensors])]
+        if dimension:
+            inputs.append(helper.make_tensor_value_info("points", float32, ["points", dimension]))
+            columns = "points"
+        outputs = [helper.make_tensor_value_info("outputs", float32, ["batch", columns])]
+        graph = helper.make_graph(self._nodes, "foretrain", inputs, outputs, self._constants)
         return helper.make_model(
             graph,
             producer_name="foretrain",

@@ -12,6 +12,7 @@ from foretrain.deployment._package import Package, with_trust
 from foretrain.deployment._trust import ConformalBand, OutOfRange
 
 COVERAGE, QUANTILE, COMPONENTS = 0.9, 0.99, 8
+COMPONENTS_TRIED = (COMPONENTS, 4, 2, 1)
 LEAST_QUANTILE = 0.95
 # A band over whole functions ranks every second one, and 90 % needs nine to rank.
 FEWEST_CALIBRATION_FUNCTIONS = 18
@@ -73,6 +74,8 @@ def trust_in_chosen(
 
     The out-of-range score gives up components until the file keeps the budget, then itself; the band comes next.
 
+    Trust that the file holds already is replaced.
+
     Arguments:
         small: of `compress`; without a chosen file it stays as it is.
         training_inputs: see `calibrated`.
@@ -81,10 +84,10 @@ def trust_in_chosen(
             as 95 %.
     """
     chosen = small.chosen
-    quantile = _affordable(quantile, len(training_inputs))
+    quantile = affordable(quantile, len(training_inputs))
     if chosen is None or not isinstance(chosen.package, Package):
         return small, "trust: nothing was chosen to be shipped"
-    package = chosen.package
+    package = with_trust(chosen.package)
     missing: list[str] = []
     band: ConformalBand | None = None
     scores: list[OutOfRange | None] = [None]
@@ -95,7 +98,7 @@ def trust_in_chosen(
     except ForetrainError as error:
         missing.append(f"no band ({error})")
     try:
-        scores = [*(OutOfRange.fit(training_inputs, quantile, components=count) for count in (8, 4, 2, 1)), None]
+        scores = [*(OutOfRange.fit(training_inputs, quantile, components=count) for count in COMPONENTS_TRIED), None]
     except ForetrainError as error:
         missing.append(f"no out-of-range score ({error})")
     for own_band, score in [(band, score) for score in scores] + [(None, None)]:
@@ -112,8 +115,8 @@ def trust_in_chosen(
     return replace(small, candidates=rows), _line(package, made, missing, calibration)
 
 
-def _affordable(quantile: float, functions: int) -> float:
-    """The share, or the largest that the functions ranked for the threshold allow."""
+def affordable(quantile: float, functions: int) -> float:
+    """The share, or the largest that the functions ranked for the threshold allow, as far as 95 %."""
     ranked = sum(len(range(start, functions, 8)) for start in (2, 4, 6))
     return min(quantile, max(LEAST_QUANTILE, ranked / (ranked + 1)))
 

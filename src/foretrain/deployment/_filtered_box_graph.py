@@ -8,13 +8,16 @@ import numpy as np
 from foretrain.deployment._activation_nodes import activation_nodes
 from foretrain.deployment._builder import GraphBuilder
 from foretrain.deployment._fourier_table import half_wave_table
+from foretrain.deployment._query_points import QueryGrid, box_waves
 from foretrain.models import FilteredBoxNetwork
 
 Array = np.ndarray
 
 
-def filtered_box_graph(builder: GraphBuilder, network: FilteredBoxNetwork) -> Any:
+def filtered_box_graph(builder: GraphBuilder, network: FilteredBoxNetwork, grid: QueryGrid | None = None) -> Any:
     """The network as an ONNX model, "inputs" [batch, points] to "outputs" [batch, points].
+
+    With a grid, query points are its second input.
 
     Tables of waves are computed by the runtime; their norms and the quadrature's weights are part of filters and
     readout, but for the halves at both ends.
@@ -39,11 +42,22 @@ def filtered_box_graph(builder: GraphBuilder, network: FilteredBoxNetwork) -> An
     features = builder.node("Reshape", features, builder.constant("parities", [-1, *sizes], np.int64))
     coefficients = builder.node("ReduceSum", features, builder.constant("parity_axes", [1, 3], np.int64), keepdims=0)
     coefficients = builder.node("Add", coefficients, builder.constant("constant", constant))
-    field = _between(builder, axes[0].straight("outer"), coefficients, axes[1].turned("outer"))
-    outputs = builder.node("Reshape", field, builder.constant("points", [-1, network.samples], np.int64))
+    if grid is None:
+        field = _between(builder, axes[0].straight("outer"), coefficients, axes[1].turned("outer"))
+        outputs = builder.node("Reshape", field, builder.constant("points_shape", [-1, network.samples], np.int64))
+    else:
+        outputs = _at_points(builder, network, grid, coefficients)
     if network.scale.offset:
         outputs = builder.node("Add", outputs, builder.constant("offset", float(network.scale.offset)))
-    return builder.finish(outputs, network.samples, network.samples)
+    return builder.finish(outputs, network.samples, network.samples, 0 if grid is None else len(grid.shape))
+
+
+def _at_points(builder: GraphBuilder, network: FilteredBoxNetwork, grid: QueryGrid, coefficients: str) -> str:
+    """The output series at the input "points", [batch, points]."""
+    modes = tuple(table.shape[1] for table in network.synthesis[: len(grid.shape)])
+    flat = builder.constant("series_shape", [-1, math.prod(modes)], np.int64)
+    table = box_waves(builder, grid, modes, network.sine[: len(modes)])
+    return builder.node("MatMul", builder.node("Reshape", coefficients, flat), builder.node("Transpose", table))
 
 
 def _between(builder: GraphBuilder, left: str, middle: str, right: str) -> str:

@@ -6,14 +6,19 @@ import numpy as np
 
 from foretrain.deployment._activation_nodes import activation_nodes
 from foretrain.deployment._builder import GraphBuilder
-from foretrain.deployment._fourier_table import fourier_table, turned_coefficients
+from foretrain.deployment._fourier_table import fourier_table, turned_coefficients, wave_numbers
+from foretrain.deployment._query_points import QueryGrid, periodic_waves
 from foretrain.models import FilteredFourierNetwork
 
 Array = np.ndarray
 
 
-def filtered_fourier_graph(builder: GraphBuilder, network: FilteredFourierNetwork, balance: Array | None) -> Any:
+def filtered_fourier_graph(
+    builder: GraphBuilder, network: FilteredFourierNetwork, balance: Array | None, grid: QueryGrid | None = None
+) -> Any:
     """The network as an ONNX model, "inputs" [batch, points] to "outputs" [batch, points].
+
+    With a grid, query points are its second input.
 
     With sums C_k = sum_y cos(2 pi k y) (h + s g)(y) / samples over the samples, S_k with the sine, C'_k and S'_k of
     h - s g, the normalised output is
@@ -35,12 +40,16 @@ def filtered_fourier_graph(builder: GraphBuilder, network: FilteredFourierNetwor
         builder.node("Mul", across, _twice(builder, "across", readout[:, width:], without_constant=True)),
     )
     coefficients = builder.node("ReduceSum", features, builder.constant("neuron_axis", [2], np.int64), keepdims=0)
-    waves = fourier_table(builder, np.asarray(network.synthesis, np.float64), "synthesis_")
+    table = np.asarray(network.synthesis, np.float64)
+    if grid is None:
+        waves = fourier_table(builder, table, "synthesis_")
+    else:
+        waves = periodic_waves(builder, grid, wave_numbers(table, grid.shape).T)
     synthesis = builder.node("Transpose", builder.node("Concat", *waves, axis=1))
     outputs = builder.node("MatMul", coefficients, synthesis)
     if network.scale.offset:
         outputs = builder.node("Add", outputs, builder.constant("offset", float(network.scale.offset)))
-    return builder.finish(outputs, len(network.table), len(network.synthesis))
+    return builder.finish(outputs, len(network.table), len(table), 0 if grid is None else len(grid.shape))
 
 
 def _neurons(builder: GraphBuilder, network: FilteredFourierNetwork, balance: Array | None) -> tuple[str, str]:

@@ -35,6 +35,14 @@ def half_wave_table(builder: GraphBuilder, size: int, waves: int, name: str) -> 
     return _of_turns(builder, _turns_of_a_line(builder, size, waves, name), 2 * (size - 1), name)
 
 
+def wave_numbers(table: Array, shape: tuple[int, ...]) -> Array:
+    """Those of a table [points, 2 modes] on this periodic grid, [axes, modes]."""
+    count = table.shape[1] // 2
+    angles = np.arctan2(table[:, count:], table[:, :count]) / (2 * np.pi)
+    strides = [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
+    return np.stack([np.round(angles[s] * n) for s, n in zip(strides, shape, strict=True)])
+
+
 def turned_coefficients(
     builder: GraphBuilder, grid: tuple[str, str], samples: tuple[str, str], balance: Array | None
 ) -> tuple[str, str]:
@@ -60,7 +68,7 @@ def turned_coefficients(
 
 def _of_turns(builder: GraphBuilder, turns: str, points: int, name: str) -> tuple[str, str]:
     """cos and sin of 2 pi turns / points, whole turns taken off first."""
-    unit = builder.constant(f"{name}points", points)
+    unit = builder.constant(f"{name}point_count", points)
     whole = builder.node("Mul", builder.node("Round", builder.node("Div", turns, unit)), unit)
     return _cosine_and_sine(builder, builder.node("Sub", turns, whole), points, name)
 
@@ -115,11 +123,9 @@ def _turns_of_a_line(builder: GraphBuilder, points: int, modes: int, name: str) 
 
 def _wave_numbers(table: Array) -> tuple[tuple[int, ...], Array] | None:
     """(grid shape, wave numbers [axes, modes]) such that the table is theirs, or None if there are none."""
-    points, count = table.shape[0], table.shape[1] // 2
-    angles = np.arctan2(table[:, count:], table[:, :count]) / (2 * np.pi)
+    points = table.shape[0]
     for shape in _shapes(points):
-        strides = [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
-        waves = np.stack([np.round(angles[s] * n) for s, n in zip(strides, shape, strict=True)])
+        waves = wave_numbers(table, shape)
         # A few rows rule out most shapes of a large grid.
         if all(
             _agrees(table, shape, waves, rows) for rows in (np.arange(0, points, 1 + points // 32), np.arange(points))

@@ -11,6 +11,7 @@ from foretrain.deployment._builder import GraphBuilder
 from foretrain.deployment._filtered_box_graph import filtered_box_graph
 from foretrain.deployment._filtered_fourier_graph import filtered_fourier_graph
 from foretrain.deployment._fourier_table import fourier_table, turned_coefficients
+from foretrain.deployment._query_points import QueryGrid
 from foretrain.models import ComponentNetwork, FilteredBoxNetwork, FilteredFourierNetwork, ShallowFourierNetwork
 
 Array = np.ndarray
@@ -19,7 +20,9 @@ Array = np.ndarray
 LARGEST_OFFSET = 10.0
 
 
-def network_graph(builder: GraphBuilder, network: eqx.Module, balance: Array | None = None) -> Any:
+def network_graph(
+    builder: GraphBuilder, network: eqx.Module, balance: Array | None = None, grid: QueryGrid | None = None
+) -> Any:
     """The network as an ONNX model, "inputs" [batch, sensors] to "outputs" [batch, points].
 
     Arguments:
@@ -27,14 +30,15 @@ def network_graph(builder: GraphBuilder, network: eqx.Module, balance: Array | N
         network: a `FilteredFourierNetwork`, a `FilteredBoxNetwork`, a `ShallowFourierNetwork` or a `ComponentNetwork`.
         balance: factors on the inner layer's features, undone in its weights, [modes] or [features]; they even out the
             ranges that int8 has to cover.
+        grid: where the network answers, if query points are to be an input of the graph, see `QueryGrid.of`.
 
     Raises:
         ForetrainError: for another network, or an activation without an ONNX graph.
     """
     if isinstance(network, FilteredFourierNetwork):
-        return filtered_fourier_graph(builder, network, balance)
+        return filtered_fourier_graph(builder, network, balance, grid)
     if isinstance(network, FilteredBoxNetwork):
-        return filtered_box_graph(builder, network)
+        return filtered_box_graph(builder, network, grid)
     if isinstance(network, ShallowFourierNetwork):
         return _fourier_graph(builder, network, balance)
     if isinstance(network, ComponentNetwork):

@@ -32,11 +32,17 @@ def write_numpy_predictor(model: bytes, path: str | Path) -> Path:
         path: file to write; whole or absent.
 
     Raises:
-        ForetrainError: bytes that are no model of this package, or a graph with an operator the interpreter lacks.
+        ForetrainError: bytes that are no model of this package, one with query points as an input, or a graph with an
+            operator the interpreter lacks.
         MissingExtraError: without onnx and onnxruntime, which only the writer needs.
     """
     onnx = require_extra("onnx", "onnx")
     runtime = Runtime(model)
+    if runtime.query_grid is not None:
+        raise ForetrainError(
+            "NumPy predictor: expected a model with fixed query points, came one with query points as an input; ship "
+            "the ONNX file, or export the model again"
+        )
     graph = onnx.load_model_from_string(model).graph
     constants = [(tensor.name, onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer]
     nodes = [_node(onnx, node) for node in graph.node]

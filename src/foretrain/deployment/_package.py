@@ -19,6 +19,7 @@ from foretrain.deployment._card import model_card
 from foretrain.deployment._fingerprint import sealed
 from foretrain.deployment._graph import network_graph
 from foretrain.deployment._quantise import feature_balance, quantise_statically
+from foretrain.deployment._query_points import QUERY_GRID, QueryGrid
 from foretrain.deployment._runtime import FUNCTIONS_AT_ONCE, Runtime
 from foretrain.deployment._trust import ConformalBand, OutOfRange
 from foretrain.deployment._trust_record import TRUST_KEYS, trust_record
@@ -73,9 +74,13 @@ class OnnxPackager:
 
     Arguments:
         latency_repeats: calls timed for `Package.latency_seconds`.
+        query_points: the training query points, to make query points an input of the graph, "points"
+            [points, dimension]: answers are then those of the network's output series wherever it is asked. None for
+            answers at the training query points only, without such an input.
     """
 
     latency_repeats: int = 200
+    query_points: Float[np.ndarray, "points dimension"] | None = None
 
     def __call__(
         self,
@@ -93,7 +98,8 @@ class OnnxPackager:
             card: entries of the model card that only the caller knows, see `model_card`.
 
         Raises:
-            ForetrainError: another network or number format, or a float32 file that does not reproduce the network.
+            ForetrainError: another network or number format, a float32 file that does not reproduce the network, or
+                query points as an input of a network that knows its outputs at the training points only.
             DataError: calibration inputs that are not finite rows of the network's length.
             MissingExtraError: without onnx and onnxruntime.
         """
@@ -102,9 +108,13 @@ class OnnxPackager:
         inputs = _calibration(network, calibration_inputs)
         used = inputs[:CALIBRATION_FUNCTIONS]
         eight_bits = number_format.startswith("int8")
-        model = network_graph(builder, network, feature_balance(network, used) if eight_bits else None)
+        grid = None if self.query_points is None else QueryGrid.of(self.query_points, network)
+        model = network_graph(builder, network, feature_balance(network, used) if eight_bits else None, grid)
         if number_format == "int8":
-            model = quantise_statically(model, builder.inner_products, used)
+            points = None if grid is None else grid.points()
+            model = quantise_statically(model, builder.inner_products, used, points)
+        if grid is not None:
+            card = {**(card or {}), QUERY_GRID: grid.as_card()}
         onnx.helper.set_model_props(model, model_card(number_format, inputs, card))
         onnx.checker.check_model(model, full_check=True)
         file = sealed(model.SerializeToString())

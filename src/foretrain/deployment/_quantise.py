@@ -50,7 +50,7 @@ def feature_balance(network: eqx.Module, inputs: Array) -> Array | None:
     return None
 
 
-def quantise_statically(model: Any, nodes: Sequence[str], inputs: Array) -> Any:
+def quantise_statically(model: Any, nodes: Sequence[str], inputs: Array, points: Array | None = None) -> Any:
     """The model with these products done in int8, weights quantised per channel, activations by their range on inputs.
 
     Weights take seven bits of the eight: on processors without VNNI instructions sums of two full products overflow,
@@ -59,6 +59,7 @@ def quantise_statically(model: Any, nodes: Sequence[str], inputs: Array) -> Any:
     Arguments:
         model: ONNX model; the named nodes multiply by float32 constants.
         inputs: calibration data, [functions, sensors].
+        points: for a graph with query points as an input.
 
     Raises:
         MissingExtraError: without onnx and onnxruntime.
@@ -74,7 +75,7 @@ def quantise_statically(model: Any, nodes: Sequence[str], inputs: Array) -> Any:
         quantization.quantize_static(
             source,
             target,
-            _Batches(inputs),
+            _Batches(inputs, points),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -93,15 +94,16 @@ def quantise_statically(model: Any, nodes: Sequence[str], inputs: Array) -> Any:
 class _Batches:
     """Calibration inputs as `quantize_static` reads them: its reader's one method."""
 
-    def __init__(self, inputs: Array) -> None:
+    def __init__(self, inputs: Array, points: Array | None) -> None:
         inputs = np.asarray(inputs, np.float32)
+        self._points = {} if points is None else {"points": np.asarray(points, np.float32)}
         self._batches: Iterator[Array] = (
             inputs[start : start + FUNCTIONS_AT_ONCE] for start in range(0, len(inputs), FUNCTIONS_AT_ONCE)
         )
 
     def get_next(self) -> dict[str, Array] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {"inputs": batch}
+        return None if batch is None else {"inputs": batch, **self._points}
 
 
 def _balance(weights: Array, features: Array) -> Array:

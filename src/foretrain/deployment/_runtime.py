@@ -12,6 +12,7 @@ from jaxtyping import Float
 from foretrain._foundation import DataError, ForetrainError, require_extra
 from foretrain.deployment._card import decoded_card
 from foretrain.deployment._fingerprint import require_untouched
+from foretrain.deployment._query_points import QUERY_GRID, QueryGrid
 from foretrain.deployment._trust import ConformalBand, OutOfRange
 from foretrain.deployment._trust_record import TRUST_KEYS, band_in, out_of_range_in, trust_summary
 
@@ -38,6 +39,11 @@ class Latency:
 class Runtime:
     """An exported model, ready to answer.
 
+    Attributes:
+        sensors: of an input function.
+        points: at which it answers unless it is asked for others.
+        query_grid: those points, in a file with query points as an input; None in one whose points are fixed.
+
     Arguments:
         model: the file's path, or its bytes.
         threads: processor cores one call may use.
@@ -57,14 +63,20 @@ class Runtime:
         self._session = _session(content, threads, source)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shapes = [value.shape for value in (*inputs, *outputs)]
-        if len(shapes) != 2 or any(len(shape) != 2 or not isinstance(shape[1], int) for shape in shapes):
+        card = decoded_card({key: value for key, value in self._entries.items() if key == QUERY_GRID})
+        self.query_grid = QueryGrid.from_card(card.get(QUERY_GRID))
+        # Sizes that must be known: sensors and query points, or sensors and the dimension of query points.
+        known = [shape[1:] for shape in (shapes if self.query_grid is None else shapes[:2])]
+        expected = 2 if self.query_grid is None else 3
+        if len(shapes) != expected or not all(len(size) == 1 and isinstance(size[0], int) for size in known):
             raise ForetrainError(
                 f"{source}: expected one input [batch, sensors] and one output [batch, points], came {shapes}; "
                 "give a file that foretrain exported"
             )
         self._input = inputs[0].name
         self.sensors: int = shapes[0][1]
-        self.points: int = shapes[1][1]
+        self._points = None if self.query_grid is None else self.query_grid.points()
+        self.points: int = shapes[1][1] if self._points is None else len(self._points)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -94,12 +106,22 @@ class Runtime:
     def _entries(self) -> dict[str, str]:
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
-    def predict(self, inputs: Float[np.ndarray, "functions sensors"]) -> Float[np.ndarray, "functions points"]:
+    def predict(
+        self,
+        inputs: Float[np.ndarray, "functions sensors"],
+        points: Float[np.ndarray, "points dimension"] | None = None,
+    ) -> Float[np.ndarray, "functions points"]:
         """The model's answers, raw physical units in and out.
 
+        Arguments:
+            inputs: the functions' values at the sensors.
+            points: where to answer, of a file with query points as an input; by default the training query points.
+
         Raises:
-            DataError: another number of sensors, or values that are not finite in single precision.
+            DataError: another number of sensors, values that are not finite in single precision, or points outside.
+            ForetrainError: points for a file whose query points are fixed.
         """
+        where = self._points if points is None else self._asked(points)
         values = np.asarray(inputs)
         if values.ndim != 2 or values.shape[1] != self.sensors:
             raise DataError(
@@ -118,7 +140,15 @@ class Runtime:
                 f"inputs: expected finite numbers, came NaN, infinite or too large ones, the first in row {row}; "
                 "remove or repair those functions"
             )
-        return self._run(values).astype(np.float64)
+        return self._run(values, where).astype(np.float64)
+
+    def _asked(self, points: Float[np.ndarray, "points dimension"]) -> np.ndarray:
+        if self.query_grid is None:
+            raise ForetrainError(
+                f"points: expected none, for this file's {self.points} query points are fixed; export it again with "
+                "query points as an input"
+            )
+        return self.query_grid.checked(points)
 
     def latency(self, batch: int = 1, repeats: int = 200) -> Latency:
         """Times calls on `batch` functions, after a warm-up; checks and conversions of `predict` not included.
@@ -131,21 +161,22 @@ class Runtime:
         low, high = self.metadata.get("input_range", [-1.0, 1.0])
         values = np.random.default_rng(0).uniform(low, high, (batch, self.sensors)).astype(np.float32)
         for _ in range(3 + repeats // 10):
-            self._run(values)
+            self._run(values, self._points)
         seconds = np.empty(repeats)
         for repeat in range(repeats):
             start = time.perf_counter()
-            self._run(values)
+            self._run(values, self._points)
             seconds[repeat] = time.perf_counter() - start
         tenth, median, ninetieth, last = (float(value) for value in np.quantile(seconds, [0.1, 0.5, 0.9, 0.99]))
         return Latency(median, tenth, ninetieth, last, batch / median)
 
-    def _run(self, values: np.ndarray) -> np.ndarray:
+    def _run(self, values: np.ndarray, points: np.ndarray | None) -> np.ndarray:
         """In batches whose intermediate values stay in the processor's cache."""
+        where = {} if points is None else {"points": np.asarray(points, np.float32)}
         if len(values) <= FUNCTIONS_AT_ONCE:
-            return np.asarray(self._session.run(None, {self._input: values})[0])
+            return np.asarray(self._session.run(None, {self._input: values, **where})[0])
         starts = range(0, len(values), FUNCTIONS_AT_ONCE)
-        return np.concatenate([self._run(values[start : start + FUNCTIONS_AT_ONCE]) for start in starts])
+        return np.concatenate([self._run(values[start : start + FUNCTIONS_AT_ONCE], points) for start in starts])
 
 
 def _read(model: bytes | str | Path) -> bytes:

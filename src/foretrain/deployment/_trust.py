@@ -10,8 +10,10 @@ from foretrain._foundation import DataError, ForetrainError
 
 Array = np.ndarray
 
-# Energies of differences from sensor to sensor: up to the second.
-DIFFERENCES = 2
+# Energies of differences from sensor to sensor: up to the fourth.
+DIFFERENCES = 4
+# Of the values: what rounding to single precision leaves in differences must not count as roughness.
+ROUNDING = 4e-6
 # Of a log energy: inputs that all have the same norm must not be held to its last digit.
 LEAST_SPREAD = 1e-3
 
@@ -89,10 +91,11 @@ class OutOfRange:
 
         score(u)^2 = sum_j ((log energy_j(u) - centre_j) / spread_j)^2
 
-    with four energies of v = u - mean: within the principal components, sum_k (v . direction_k / deviation_k)^2; what
-    the components leave; first and second differences from sensor to sensor. An input that is too small or too smooth
-    lies as far from the centre as one that is too large or too rough. The differences weigh all wave numbers of a
-    smooth input alike, which tells another length-scale from a few dozen values where the components cannot.
+    with six energies of v = u - mean: within the principal components, sum_k (v . direction_k / deviation_k)^2; what
+    the components leave; first to fourth differences from sensor to sensor. An input that is too small or too smooth
+    lies as far from the centre as one that is too large or too rough. Among the differences is one that weighs the
+    wave numbers of a smooth input about alike, so that all of them tell of another length-scale, where the components
+    know a few. The energies are not decorrelated: what several of them see counts as often (benchmarks/trust.py).
 
     **Assumption:** the flag's rate of false alarms, at most 1 - quantile, holds for inputs exchangeable with those of
     `fit`. A low score is no proof of a good answer: the score sees inputs only, never another equation behind them.
@@ -160,14 +163,14 @@ class OutOfRange:
         residual = math.sqrt(max(float(np.mean(left)), 1e-6 * float(energy.sum()) / len(fitted)))
         deviations = _single(np.sqrt(np.mean(coefficients**2, axis=0)))
         bare = cls(mean, directions, deviations, float(np.float32(residual)), np.zeros(0), np.zeros(0), 0.0, quantile)
-        energies = bare._log_energies(values[::8])
+        energies = bare._log_energies(values[::8], min(DIFFERENCES, values.shape[1] - 1))
         spread = np.maximum(energies.std(axis=0, ddof=1), LEAST_SPREAD)
         scored = replace(bare, centre=_single(energies.mean(axis=0)), spread=_single(spread))
         threshold = float(_conformal_quantile(scored.score(ranked), quantile))
         return replace(scored, threshold=threshold)
 
     def score(self, inputs: Float[Array, "functions sensors"]) -> Float[Array, " functions"]:
-        """How unlike the training inputs each input is; about 2, the root of four energies, for one like them.
+        """How unlike the training inputs each input is; about 2.4, the root of six energies, for one like them.
 
         Raises:
             DataError: inputs that are not a finite table of the training inputs' width.
@@ -175,15 +178,16 @@ class OutOfRange:
         values = _table(inputs, "inputs")
         if values.shape[1] != len(self.mean):
             raise DataError(f"inputs: expected values at {len(self.mean)} sensors, came {values.shape[1]}")
-        away = (self._log_energies(values) - self.centre) / self.spread
+        # Older files know fewer differences.
+        away = (self._log_energies(values, len(self.centre) - 2) - self.centre) / self.spread
         return np.asarray(np.sqrt(np.sum(away**2, axis=1)))
 
     def flags(self, inputs: Float[Array, "functions sensors"]) -> Bool[Array, " functions"]:
         """Which inputs score above the threshold."""
         return self.score(inputs) > self.threshold
 
-    def _log_energies(self, values: Array) -> Array:
-        """[functions, energies]"""
+    def _log_energies(self, values: Array, differences: int) -> Array:
+        """[functions, 2 + differences]"""
         centred = values - self.mean
         coefficients = centred @ self.directions
         residual = centred - coefficients @ self.directions.T
@@ -192,8 +196,9 @@ class OutOfRange:
             np.mean((coefficients / self.deviations) ** 2, axis=1),
             np.sum(residual**2, axis=1) / self.residual_deviation**2,
         ]
-        for order in range(1, min(DIFFERENCES, values.shape[1] - 1) + 1):
-            energies.append(np.sum(np.diff(centred, order, axis=1) ** 2, axis=1) / yardstick)
+        for order in range(1, differences + 1):
+            rounding = math.comb(2 * order, order) * ROUNDING**2
+            energies.append(np.sum(np.diff(centred, order, axis=1) ** 2, axis=1) / yardstick + rounding)
         # An input that is the mean itself has no energy: its logarithm shall be finite.
         return np.log(np.stack(energies, axis=1) + 1e-30)
 

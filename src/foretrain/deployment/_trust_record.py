@@ -58,7 +58,14 @@ def out_of_range_in(metadata: Mapping[str, str]) -> OutOfRange | None:
     Raises:
         ForetrainError: an entry that is not one of `trust_record`.
     """
-    return _restored(metadata, RANGE, OutOfRange)
+    score = _restored(metadata, RANGE, OutOfRange)
+    if score is None:
+        return None
+    # Two energies, and of differences as many as the file's version knew.
+    energies, sensors = np.size(score.centre), np.size(score.mean)
+    if not 2 <= energies <= sensors + 1 or np.size(score.spread) != energies:
+        raise _damage(RANGE)
+    return score
 
 
 def trust_numbers(metadata: Mapping[str, str]) -> int:

@@ -100,6 +100,11 @@ def model_page(
 
 
 def _require_fitting(loaded: Runtime, functions: OperatorDataset, source: str) -> None:
+    if loaded.query_grid is not None:
+        raise ForetrainError(
+            f"{source}: expected a model with fixed query points, came one with query points as an input; compress "
+            "again without --query-points input"
+        )
     sensors, points = functions.inputs.shape[1], functions.outputs.shape[1]
     if (loaded.sensors, loaded.points) != (sensors, points):
         raise ForetrainError(

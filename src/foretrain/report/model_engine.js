@@ -38,7 +38,9 @@ const engine = (() => {
 
   const sum = (values, term) => values.reduce((total, value, index) => total + term(value, index), 0);
 
-  /** How unlike the training inputs an input is: the distance of four log energies from their centre. */
+  const ROUNDING = 4e-6;
+
+  /** How unlike the training inputs an input is: the distance of the log energies from their centre. */
   function scorer(record) {
     const [mean, directions, deviations, centre, spread] = [
       "mean", "directions", "deviations", "centre", "spread",
@@ -57,9 +59,12 @@ const engine = (() => {
         direction.forEach((value, index) => { left[index] -= coefficient * value; });
       });
       const energies = [within, sum(left, (value) => value * value) / (deviation * deviation)];
-      for (let steps = away; energies.length < centre.length;) {
+      // As in deployment/_trust.py: what rounding leaves in differences is no roughness.
+      let rounding = ROUNDING * ROUNDING;
+      for (let steps = away, order = 1; energies.length < centre.length; order += 1) {
         steps = steps.slice(1).map((value, index) => value - steps[index]);
-        energies.push(sum(steps, (value) => value * value) / yardstick);
+        rounding *= (4 * order - 2) / order;
+        energies.push(sum(steps, (value) => value * value) / yardstick + rounding);
       }
       return Math.sqrt(sum(energies, (value, index) => ((Math.log(value + 1e-30) - centre[index]) / spread[index]) ** 2));
     };

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from foretrain._foundation import Progress, ignore_progress, require_extra, write_atomically, write_json
-from foretrain.compression import Budget, CompressedModel, compress
+from foretrain.compression import Budget, CompressedModel
 from foretrain.data import OperatorDataset, mean_relative_error, regular_grid_shape, relative_errors
-from foretrain.deployment import OnnxPackager, set_aside, trust_in_chosen
+from foretrain.deployment import compress_with_trust
 from foretrain.forecast import Forecast, Plan, explain_modes, forecast, log_spaced_steps, plan, toml_value
 from foretrain.studies._environment import environment
 from foretrain.tangent import InfiniteWidthOperator, settings_record
@@ -135,19 +135,17 @@ def run_pipeline(
     write_json(folder / "exact.json", record)
     tell("fit", record)
 
-    judge, calibration = set_aside(test, settings.key)
-    compressed = compress(
+    compressed, trust = compress_with_trust(
         exact,
         Budget(error=settings.error_budget, numbers=settings.numbers_budget),
-        package=OnnxPackager(),
-        test=judge,
+        learn,
+        test,
         fresh=settings.fresh,
         evaluations=settings.evaluations,
         key=settings.key,
         card=_card(learn, exact, run, folder, command),
         progress=progress,
     )
-    compressed, trust = trust_in_chosen(compressed, learn.inputs, calibration)
     write_json(folder / "compression.json", {**compressed.as_dict(), "trust": trust})
     if compressed.chosen is not None:
         compressed.export(folder / "model.onnx")
