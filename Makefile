@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-torch lint bench bench-accuracy bench-scale bench-forecast bench-two-timescale bench-trust bench-trained-fourier bench-shrink bench-shrink-peers bench-peers bench-torch-peers browser-runtime clean
+.PHONY: demo test test-slow test-torch lint validate bench bench-accuracy bench-scale bench-forecast bench-two-timescale bench-trust bench-trained-fourier bench-shrink bench-shrink-peers bench-peers bench-torch-peers browser-runtime clean
 
 demo: .venv/.ready-demo
 	$(BIN)/foretrain demo
@@ -125,6 +125,11 @@ bench-shrink-peers: $(TORCH_PEER)/.ready .venv/.ready-demo
 # goes on where it was stopped. FIELD="--only darcy --peer-seconds 60" for less.
 bench: $(TORCH_PEER)/.ready .venv/.ready-demo
 	$(BIN)/python benchmarks/field.py $(FIELD)
+
+# Every problem's solver refined until it converges, how easy the problems are, and a file larger than memory; half an hour.
+validate: .venv/.ready-test
+	$(BIN)/python validation/problems.py
+	$(BIN)/python validation/large_file.py
 
 clean:
 	rm -rf .venv .browser-runtime runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -49,7 +49,7 @@ PROBLEMS = (
     Problem("Heat", lambda: ft.problems.heat(TOTAL), ("reflection of axis 0",)),
     Problem("Wave", lambda: ft.problems.wave(TOTAL), ("reflection of axis 0",)),
     Problem("Poisson", lambda: ft.problems.poisson(TOTAL), SQUARE),
-    Problem("Helmholtz", lambda: ft.problems.helmholtz(TOTAL, resolution=26, simulation_resolution=101)),
+    Problem("Helmholtz", lambda: ft.problems.helmholtz(TOTAL, resolution=26, elements=100)),
     Problem("Navier-Stokes", lambda: ft.problems.navier_stokes(TOTAL, resolution=32)),
 )
 

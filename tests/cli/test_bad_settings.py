@@ -47,7 +47,7 @@ def test_a_configuration_that_is_no_text_is_refused(good, refused, said):
 
 def test_a_configuration_whose_data_has_gone_is_refused(folder, refused, said):
     Path("config.toml").write_text('[data]\npath = "gone.npz"\n')
-    said(refused("run config.toml"), "gone.npz: expected an npz file, found nothing there")
+    said(refused("run config.toml"), "gone.npz: expected a data file, found nothing there")
 
 
 OPTIONS = {
@@ -165,10 +165,10 @@ def test_a_run_of_other_settings_is_not_written_over(good, folder, refused, said
     ],
 )
 def test_failures_of_the_machine_end_in_one_line(good, call, said, monkeypatch, failure, code, message):
-    def fail(path):
+    def fail(*_):
         raise failure
 
-    monkeypatch.setattr(_inspect, "load", fail)
+    monkeypatch.setattr(_inspect, "survey", fail)
     outcome = call("inspect good.npz")
     assert outcome.code == code
     assert outcome.errors.count("\n") == 1
@@ -176,9 +176,9 @@ def test_failures_of_the_machine_end_in_one_line(good, call, said, monkeypatch, 
 
 
 def test_a_mistake_of_ours_is_not_dressed_up_as_one_of_the_user(good, call, monkeypatch):
-    def fail(path):
+    def fail(*_):
         raise AssertionError("a bug")
 
-    monkeypatch.setattr(_inspect, "load", fail)
+    monkeypatch.setattr(_inspect, "survey", fail)
     with pytest.raises(AssertionError, match="a bug"):
         call("inspect good.npz")

@@ -12,6 +12,7 @@ COMMANDS = (
     "demo",
     "run",
     "inspect",
+    "problem",
     "plan",
     "forecast",
     "train",

@@ -19,6 +19,7 @@ from foretrain.cli._inspect import Inspect
 from foretrain.cli._page import PageCommand
 from foretrain.cli._plan import PlanCommand
 from foretrain.cli._predict import Predict
+from foretrain.cli._problem import ProblemCommand
 from foretrain.cli._report import Report
 from foretrain.cli._reproduce import Reproduce
 from foretrain.cli._run import RunCommand
@@ -28,6 +29,7 @@ Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[RunCommand, tyro.conf.subcommand("run")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[ProblemCommand, tyro.conf.subcommand("problem")]
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
     | Annotated[ForecastCommand, tyro.conf.subcommand("forecast")]
     | Annotated[Train, tyro.conf.subcommand("train")]

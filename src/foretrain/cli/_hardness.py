@@ -10,6 +10,8 @@ from foretrain.data import OperatorDataset, mean_relative_error
 
 Array = np.ndarray
 MOST_FUNCTIONS = 1000
+TOO_EASY = 0.05
+"""Of the error of predicting the mean: a linear model below that leaves nothing to tell methods apart."""
 WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Widths of the kernel tried, in median distances between input functions."""
 
@@ -26,7 +28,7 @@ class Baselines:
     @property
     def looks(self) -> str:
         """Whether a linear model is nearly enough."""
-        return "linear: too easy to judge models by" if self.linear < 0.1 * self.mean else "nonlinear"
+        return "linear: too easy to judge models by" if self.linear < TOO_EASY * self.mean else "nonlinear"
 
     @property
     def hardness(self) -> str:

@@ -8,6 +8,9 @@ from scipy.fft import dct
 
 from foretrain._foundation import ForetrainError, Progress, ignore_progress, require_memory
 from foretrain.data import OperatorDataset
+from foretrain.problems._half_waves import cosines as _cosines
+from foretrain.problems._half_waves import gaussian_field as _gaussian_field
+from foretrain.problems._half_waves import sines as _sines
 
 Conductivity = Literal["variable", "constant"]
 
@@ -133,28 +136,6 @@ def heat(
             "key": key,
         },
     )
-
-
-def _gaussian_field(samples: int, length_scale: float, rng: np.random.Generator) -> Float[np.ndarray, "samples modes"]:
-    """Coefficients of psi: of the constant, then of sqrt(2) cos or sqrt(2) sin of pi x, 2 pi x, ...
-
-    Their variances are the Fourier transform of the covariance; modes below rounding are left out.
-    """
-    wave_numbers = np.pi * np.arange(1 + int(np.ceil(4 / length_scale)))
-    variances = np.sqrt(2 * np.pi) * length_scale * np.exp(-((length_scale * wave_numbers) ** 2) / 2)
-    return rng.standard_normal((samples, len(wave_numbers))) * np.sqrt(variances)
-
-
-def _cosines(modes: int, points: Float[np.ndarray, " points"]) -> Float[np.ndarray, "modes points"]:
-    numbers = np.arange(modes)
-    return np.sqrt(np.where(numbers == 0, 1, 2))[:, None] * np.cos(np.pi * np.outer(numbers, points))
-
-
-def _sines(modes: int, points: Float[np.ndarray, " points"]) -> Float[np.ndarray, "modes points"]:
-    sines = np.sqrt(2) * np.sin(np.pi * np.outer(np.arange(1, modes + 1), points))
-    # The sine of a multiple of pi is not zero in floating point, the temperature at an end is.
-    sines[:, (points == 0) | (points == 1)] = 0.0
-    return sines
 
 
 def _cooled_rods(
