@@ -12,6 +12,7 @@ COMMANDS = (
     "demo",
     "run",
     "inspect",
+    "convert",
     "problem",
     "plan",
     "forecast",

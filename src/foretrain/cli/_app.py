@@ -12,6 +12,7 @@ import tyro
 from foretrain._foundation import ForetrainError
 from foretrain.cli._bench import Bench
 from foretrain.cli._compress import Compress
+from foretrain.cli._convert import Convert
 from foretrain.cli._demo import Demo
 from foretrain.cli._fit import Fit
 from foretrain.cli._forecast import ForecastCommand
@@ -29,6 +30,7 @@ Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[RunCommand, tyro.conf.subcommand("run")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[ProblemCommand, tyro.conf.subcommand("problem")]
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
     | Annotated[ForecastCommand, tyro.conf.subcommand("forecast")]

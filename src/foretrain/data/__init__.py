@@ -6,7 +6,7 @@ from foretrain.data._files import OpenFunctions, load, load_parts, load_split, o
 from foretrain.data._grids import common_grid_shape, periodic_grid_shape, regular_grid_shape
 from foretrain.data._layout import FileLayout
 from foretrain.data._npz import read_npz
-from foretrain.data._save import save_dataset
+from foretrain.data._save import check_suffix, save_dataset
 from foretrain.data._spectrum import PowerSpectrum, power_spectrum
 from foretrain.data._survey import Survey, layout_of, survey
 
@@ -20,6 +20,7 @@ __all__ = [
     "PowerSpectrum",
     "RawValues",
     "Survey",
+    "check_suffix",
     "choose_embedding",
     "common_grid_shape",
     "layout_of",

@@ -38,13 +38,22 @@ def save_dataset(data: OperatorDataset, path: str | Path) -> Path:
         MissingExtraError: if the format's library is not installed.
     """
     path = Path(path)
-    write = WRITERS.get(path.suffix.lower() or ".npz")
-    if write is None:
+    check_suffix(path)
+    write = WRITERS[path.suffix.lower() or ".npz"]
+    label = json.dumps({"name": data.name, "description": dict(data.description)}, default=_plain)
+    return write(data, path, label)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuses a file name whose ending is of no format that is written.
+
+    Raises:
+        DataError: naming those that are.
+    """
+    if (path.suffix.lower() or ".npz") not in WRITERS:
         raise DataError(
             f"{path}: expected one of the suffixes {', '.join(WRITERS)}, came {path.suffix!r}; rename the file"
         )
-    label = json.dumps({"name": data.name, "description": dict(data.description)}, default=_plain)
-    return write(data, path, label)
 
 
 def _plain(value: Any) -> Any:
