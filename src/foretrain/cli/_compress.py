@@ -8,7 +8,7 @@ import tyro
 
 from foretrain._foundation import ForetrainError, write_json
 from foretrain.cli._checks import require_file, require_values
-from foretrain.cli._display import Display, percent
+from foretrain.cli._display import Display
 from foretrain.cli._main_job import command_line
 from foretrain.cli._quantities import DurationOrNone, ShareOrNone, SizeOrNone
 from foretrain.cli._run import read_config
@@ -100,7 +100,6 @@ class Compress:
             progress=display,
         )
         show_compressed(display, small)
-        show_shares(display, small)
         files = self._write(small)
         record = {**small.as_dict(), "trust": trust}
         write_json(
@@ -158,30 +157,3 @@ class Compress:
             for number_format, file in write_formats(small, files["model"]).items():
                 files[f"model in {number_format}"] = file
         return files
-
-
-def show_shares(display: Display, small: CompressedModel) -> None:
-    """Where the error of the file to ship, or of the one nearest to the budget, comes from; and what was refused."""
-    nearest = small.nearest
-    if nearest is not None and nearest.shares is not None:
-        limit, shares = small.budget.error, nearest.shares
-        display.heading(f"Where its error of {percent(nearest.test_error)} comes from")
-        display.table(
-            ("step", "part", "of the squared error", *(("of the budget",) if limit else ())),
-            [
-                (
-                    part.name,
-                    percent(part.size),
-                    f"{100 * part.share:.0f} %",
-                    *((f"{100 * part.size / limit:.0f} %",) if limit else ()),
-                )
-                for part in shares.parts
-            ],
-            right=("part", "of the squared error", "of the budget"),
-        )
-        display.line(
-            f"  root mean square {percent(shares.total)}; the parts' root sum of squares is "
-            f"{percent(shares.if_independent)}"
-        )
-    for line in small.refused:
-        display.line(f"  {line}")

@@ -224,3 +224,31 @@ def show_compressed(display: Display, small: CompressedModel) -> None:
     differences = [c.agreement for c in small.candidates if c.format == "float32" and c.agreement is not None]
     if differences:
         display.line(f"  float32 files answer like their networks to {max(differences):.1g}")
+    _show_shares(display, small)
+
+
+def _show_shares(display: Display, small: CompressedModel) -> None:
+    """Where the error of the file to ship, or of the one nearest to the budget, comes from; and what was refused."""
+    nearest = small.nearest
+    if nearest is not None and nearest.shares is not None:
+        limit, shares = small.budget.error, nearest.shares
+        display.heading(f"Where its error of {percent(nearest.test_error)} comes from")
+        display.table(
+            ("step", "part", "of the squared error", *(("of the budget",) if limit else ())),
+            [
+                (
+                    part.name,
+                    percent(part.size),
+                    f"{100 * part.share:.0f} %",
+                    *((f"{100 * part.size / limit:.0f} %",) if limit else ()),
+                )
+                for part in shares.parts
+            ],
+            right=("part", "of the squared error", "of the budget"),
+        )
+        display.line(
+            f"  root mean square {percent(shares.total)}; the parts' root sum of squares is "
+            f"{percent(shares.if_independent)}"
+        )
+    for line in small.refused:
+        display.line(f"  {line}")
