@@ -108,3 +108,19 @@ def test_a_budget_too_small_for_any_student_is_refused_with_the_least_that_is_no
     in_bytes = wide_draw(interval, Budget(bytes=size), measure)
     drawn = in_bytes.initialise(interval, jax.random.key(0))
     assert measure(ComponentStudent(drawn).keep(np.arange(in_bytes.width // WIDE)).network).bytes <= size
+
+
+def test_functions_that_jump_get_the_components_they_need_and_smooth_ones_no_more_than_usual(interval):
+    def measure(network):
+        return OnnxPackager(latency_repeats=1)(network, "float32", jumps.inputs)
+
+    points, places = np.arange(64) / 64, np.random.default_rng(0).uniform(0, 1, (300, 1))
+    widths, heights = np.random.default_rng(1).uniform(0.2, 0.5, (300, 1)), np.linspace(1, 2, 300)[:, None]
+    # Blocks somewhere on a ring, carried a third around it: exact between all components only.
+    before, after = (heights * (np.mod(points - where, 1) < widths) for where in (places, places + 21 / 64))
+    jumps = OperatorDataset(before, after, points, points)
+    roomy, tight = (wide_draw(jumps, Budget(numbers=numbers), measure) for numbers in (40_000, 2500))
+    assert roomy.input_components > 40
+    assert tight.input_components <= 24
+    waves = OperatorDataset(*(wave(2 * np.pi * (points - places)) for wave in (np.cos, np.sin)), points, points)
+    assert wide_draw(waves, Budget(numbers=40_000), measure).input_components == 24
