@@ -28,8 +28,8 @@ USUAL_ERROR = 0.02
 """What is wanted where the budget does not say."""
 RIDGE = 1e-6
 HELD_OUT = 0.1
-VALUES_OF_A_DESCENT = 1.3e9
-"""Neuron values that a descent may evaluate: a minute and a half of a core."""
+VALUES_OF_A_DESCENT = 9.5e8
+"""Neuron values that a descent may evaluate: about a minute of a core."""
 FEWEST_EVALUATIONS = 20
 ROWS_FOR_SELECTION = 4000
 
