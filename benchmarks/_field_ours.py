@@ -1,6 +1,7 @@
 """One of this project's methods on one file of functions, in a process of its own, as one JSON.
 
 Methods:
+- blended: `BlendedOperator` of closed form and trained Fourier operator, on circles; shares from held-out functions.
 - closed-form: `InfiniteWidthOperator` with everything on "auto", the choice of its settings counted as training.
 - compressed: `compress` of that operator within 20,000 numbers, judged by training functions it does not learn from;
   its seconds are those of the teacher and its own.
@@ -54,7 +55,13 @@ def layerwise(train: ft.OperatorDataset) -> tuple[Callable[[np.ndarray], np.ndar
     return operator.predict, operator.trained_numbers_, str(operator.operator_)
 
 
+def blended(train: ft.OperatorDataset) -> tuple[Callable[[np.ndarray], np.ndarray], int, str]:
+    operator = ft.BlendedOperator().fit(train)
+    return operator.predict, train.inputs.size + train.outputs.size, operator.verdict_
+
+
 METHODS = {
+    "blended": blended,
     "closed-form": closed_form,
     "compressed": compressed,
     "trained-fourier": trained_fourier,

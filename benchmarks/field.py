@@ -37,7 +37,7 @@ from foretrain.data import common_grid_shape, load_split, periodic_grid_shape
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
-OURS = ("closed-form", "compressed", "layerwise", "trained-fourier")
+OURS = ("closed-form", "compressed", "layerwise", "trained-fourier", "blended")
 NETWORKS = {"fno": 1.0, "deeponet": 2 / 3, "pod-deeponet": 1 / 3}
 """Shares of the budget."""
 KERNELS = (
@@ -94,7 +94,9 @@ def jobs_of(problem: Problem, options: argparse.Namespace) -> Iterator[Job]:
     if problem.symmetries and shape is not None:
         images = augmented(problem, options.data)
         yield job("fno", operators, options.python, "--seconds", f"{seconds:g}", of=images, called="fno" + AUGMENTED)
-    possible = {"trained-fourier": periodic_grid_shape(given) is not None, "layerwise": shape is not None}
+    circle = periodic_grid_shape(given) is not None
+    possible = {"trained-fourier": circle, "blended": circle and shape is not None and len(shape) == 1}
+    possible["layerwise"] = shape is not None
     for method in OURS:
         if possible.get(method, True):
             yield job(method, HERE / "_field_ours.py", sys.executable)

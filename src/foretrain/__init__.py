@@ -48,6 +48,7 @@ from foretrain.report import report
 from foretrain.studies import Comparison, compare
 from foretrain.tangent import InfiniteWidthOperator, empirical_kernel, tangent_kernel
 from foretrain.training import (
+    BlendedOperator,
     Certificate,
     LayerwiseOperator,
     Run,
@@ -66,6 +67,7 @@ compress = functools.partial(compression.compress, package=OnnxPackager())
 __all__ = [
     "FNO",
     "MLP",
+    "BlendedOperator",
     "Budget",
     "Certificate",
     "Chebyshev",

@@ -1,5 +1,7 @@
 """Training with a certificate, and the two-timescale limit."""
 
+from foretrain.training._blend_shares import Shares, blend_shares
+from foretrain.training._blended_operator import BlendedOperator
 from foretrain.training._certificate import Certificate, Check, Measurement, Theorem, certify
 from foretrain.training._checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
 from foretrain.training._descent import Run, train
@@ -32,6 +34,7 @@ from foretrain.training._variable_projection import (
 )
 
 __all__ = [
+    "BlendedOperator",
     "Certificate",
     "Check",
     "Checkpoint",
@@ -52,6 +55,7 @@ __all__ = [
     "ProjectionResult",
     "RatioChoice",
     "Run",
+    "Shares",
     "StepFlow",
     "Theorem",
     "TrainedFourierOperator",
@@ -59,6 +63,7 @@ __all__ = [
     "TwoTimescaleForecast",
     "TwoTimescaleRecord",
     "TwoTimescaleRun",
+    "blend_shares",
     "certify",
     "choose_fourier_prior",
     "choose_ratio",
