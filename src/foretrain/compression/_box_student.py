@@ -18,7 +18,7 @@ from foretrain.models import FilteredBoxNetwork, FilteredBoxOperator
 from foretrain.tangent import Symmetry, SymmetryGroup
 from foretrain.training import train_fourier_operator
 
-LARGEST_WIDTH = {1: 64, 2: 24}
+LARGEST_WIDTH = {1: 64, 2: 20}
 """Neurons by the number of axes; more cost more descent than they gain within two minutes."""
 INPUT_MODES = {1: 24, 2: 10}
 OUTPUT_MODES = {1: (16, 32, 48), 2: (8, 12, 16)}
