@@ -21,7 +21,7 @@ from foretrain.cli._user_module import (
     value_in_file,
 )
 from foretrain.data import OperatorDataset
-from foretrain.tangent._torch_module import ModuleFunction, find_convention
+from foretrain.tangent import ModuleFunction, find_convention
 
 Teacher = Callable[[np.ndarray], np.ndarray]
 

@@ -6,7 +6,7 @@ from foretrain.models._deeponet import DeepONet, DeepONetNetwork
 from foretrain.models._filtered_box import FilteredBoxNetwork, FilteredBoxOperator
 from foretrain.models._filtered_fourier import FilteredFourierNetwork, FilteredFourierOperator
 from foretrain.models._fno import FNO, FNONetwork
-from foretrain.models._layered_operator import LayeredNetwork, LayeredOperator
+from foretrain.models._layered_operator import Ends, LayeredNetwork, LayeredOperator, boundary_nodes
 from foretrain.models._mlp import MLP, MLPNetwork
 from foretrain.models._operator_network import (
     GivenNetwork,
@@ -30,6 +30,7 @@ __all__ = [
     "ComponentOperator",
     "DeepONet",
     "DeepONetNetwork",
+    "Ends",
     "FNONetwork",
     "FilteredBoxNetwork",
     "FilteredBoxOperator",
@@ -48,6 +49,7 @@ __all__ = [
     "ShallowOperatorNetwork",
     "StepNetwork",
     "activation_function",
+    "boundary_nodes",
     "draw_network",
     "group_of",
     "group_rates",

@@ -24,6 +24,7 @@ from foretrain.tangent._krylov import (
     lanczos_until,
     largest_eigenvalue,
 )
+from foretrain.tangent._left_out import fit_leaving_out
 from foretrain.tangent._likelihood import GridLikelihood, Likelihood, branch_trunk_likelihood, grid_likelihood
 from foretrain.tangent._likelihood_ascent import LikelihoodAscent, maximise_likelihood
 from foretrain.tangent._limits import limit_kernel, tangent_kernel
@@ -37,7 +38,7 @@ from foretrain.tangent._symmetric_grid import SymmetricGridKernel
 from foretrain.tangent._symmetric_kernel import SymmetricBranchTrunkKernel
 from foretrain.tangent._symmetry import Symmetry, SymmetryGroup, grid_symmetries
 from foretrain.tangent._torch import TorchKernel, torch_kernel
-from foretrain.tangent._torch_module import ModuleFunction
+from foretrain.tangent._torch_module import ModuleFunction, find_convention
 
 __all__ = [
     "KNOWN_ACTIVATIONS",
@@ -82,6 +83,8 @@ __all__ = [
     "convergence_quantities",
     "empirical_kernel",
     "extend",
+    "find_convention",
+    "fit_leaving_out",
     "fit_masked",
     "fit_ragged",
     "fourier_likelihood",

@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 
 from foretrain._foundation import DataError, ForetrainError, Progress, ignore_progress
 from foretrain.data import OperatorDataset, mean_relative_error, periodic_grid_shape
-from foretrain.tangent import InfiniteWidthOperator
-from foretrain.tangent._left_out import fit_leaving_out
+from foretrain.tangent import InfiniteWidthOperator, fit_leaving_out
 from foretrain.training._blend_shares import choose_shares
 from foretrain.training._reduced_fourier import FourierCoefficients
 from foretrain.training._trained_fourier import TrainedFourierOperator

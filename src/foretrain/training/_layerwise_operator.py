@@ -11,8 +11,7 @@ from jaxtyping import Float
 
 from foretrain._foundation import DataError, ForetrainError, Progress, ignore_progress
 from foretrain.data import OperatorDataset, common_grid_shape, mean_relative_error, periodic_grid_shape
-from foretrain.models import LayeredOperator
-from foretrain.models._layered_operator import Ends, boundary_nodes
+from foretrain.models import Ends, LayeredOperator, boundary_nodes
 from foretrain.training._layer_fit import RIDGES, fit_layers, of_depth
 
 Array = np.ndarray
