@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--darcy", action="store_true", help="add Darcy flow on 29 x 29 nodes")
     parser.add_argument("--closed-form", action="store_true", help="add the closed form")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--width", type=int, nargs="+", default=[32], help="neurons of a layer")
+    parser.add_argument("--width", type=int, nargs="+", default=[64], help="neurons of a layer")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     chosen = parser.parse_args()

@@ -102,6 +102,7 @@ def light(monkeypatch):
     monkeypatch.setattr("foretrain.deployment._ship.compress", search)
 
 
+@pytest.mark.slow
 def test_the_examples_solver_is_shrunk_with_inputs_of_its_own(call, refused, said, folder, light, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import solver_teacher

@@ -100,6 +100,7 @@ def test_the_front_has_a_smaller_student_and_no_static_eight_bits(small):
     assert students[1].numbers < 0.75 * students[0].numbers
 
 
+@pytest.mark.slow
 def test_inputs_of_two_values_are_not_drawn_from_a_gaussian(flow):
     teacher = SymmetricTeacher(flow)
     train, test = flow.split(40, key=0)

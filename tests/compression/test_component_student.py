@@ -110,6 +110,7 @@ def test_a_budget_too_small_for_any_student_is_refused_with_the_least_that_is_no
     assert measure(ComponentStudent(drawn).keep(np.arange(in_bytes.width // WIDE)).network).bytes <= size
 
 
+@pytest.mark.slow
 def test_functions_that_jump_get_the_components_they_need_and_smooth_ones_no_more_than_usual(interval):
     def measure(network):
         return OnnxPackager(latency_repeats=1)(network, "float32", jumps.inputs)

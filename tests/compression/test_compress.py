@@ -180,6 +180,7 @@ def test_the_student_is_better_than_a_linear_map_of_the_inputs_and_near_its_teac
     assert student.test_error < 2 * exact.score(test)
 
 
+@pytest.mark.slow
 def test_a_budget_of_bytes_is_kept_by_the_float32_file(exact, parts):
     light = {**LIGHT, "fresh": 0, "evaluations": 1}
     widest = compress(exact, Budget(bytes=13_000), test=parts[1], **light).candidates[1]

@@ -85,6 +85,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_it_labels(parts):
         compress(lambda inputs: np.full((len(inputs), 20), np.nan), Budget(), parts[0], test=parts[1], **LIGHT)
 
 
+@pytest.mark.slow
 def test_patterned_inputs_of_the_user_are_learnt_where_none_are_drawn():
     flow = darcy(60, resolution=13, simulation_resolution=25)
     train, test = flow.split(20, key=0)

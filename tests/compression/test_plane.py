@@ -7,6 +7,8 @@ from foretrain.compression import Budget, compress
 from foretrain.data import OperatorDataset, mean_relative_error, periodic_grid_shape
 from foretrain.deployment import OnnxPackager, Runtime, write_numpy_predictor
 
+pytestmark = pytest.mark.slow
+
 SIZE = 12
 WAVES = np.fft.fftfreq(SIZE, 1 / SIZE)
 SMOOTHING = (1 + WAVES[:, None] ** 2 + WAVES**2) ** -1.5

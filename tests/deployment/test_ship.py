@@ -37,6 +37,7 @@ def shipped(parts, budget):
     return compress_with_trust(teacher, budget, *parts, **QUICK)
 
 
+@pytest.mark.slow
 def test_students_leave_the_room_that_trust_takes(parts):
     small, line = shipped(parts, Budget(numbers=2500))
     file = small.chosen.package.file
@@ -67,7 +68,7 @@ def test_every_row_is_what_its_own_file_weighs_with_trust(parts):
     assert not np.array_equal(floats, halves)
 
 
-@pytest.mark.parametrize("draw", range(6))
+@pytest.mark.parametrize("draw", [0, *(pytest.param(draw, marks=pytest.mark.slow) for draw in range(1, 6))])
 def test_no_shipped_file_exceeds_a_random_budget_silently(parts, draw, tmp_path):
     rng = np.random.default_rng(draw)
     limits = {"numbers": int(10 ** rng.uniform(2.3, 3.6)), "bytes": int(10 ** rng.uniform(3.6, 4.6))}

@@ -18,7 +18,7 @@ from foretrain.tangent import (
     grid_symmetries,
 )
 from foretrain.tangent._closed_forms import BranchTrunkSolution
-from foretrain.tangent._selection import _larger_groups, climb, coordinate_search
+from foretrain.tangent._selection import CoordinateSearch, _larger_groups, climb
 
 POINTS = 6
 REFLECTION, ODD, SIGN = "reflection of axis 0", "odd reflection of axis 0", "change of sign"
@@ -152,7 +152,7 @@ AROUND = {"x": lambda best: (best.x - 1, best.x + 1), "y": lambda best: (best.y 
 
 
 def search(starts, moves, evaluate):
-    return coordinate_search(starts, moves, evaluate, 10, ignore_progress, "walking")
+    return CoordinateSearch(starts, moves, evaluate, 10, ignore_progress, "walking").finish()
 
 
 def test_the_search_walks_down_a_valley_one_setting_at_a_time_and_tries_nothing_twice():
@@ -201,7 +201,7 @@ def test_candidates_that_cannot_be_computed_lose():
 
 def test_progress_names_the_stage_and_the_best_error_so_far():
     said = []
-    coordinate_search([Place()], AROUND, valley, 10, lambda *message: said.append(message), "walking")
+    CoordinateSearch([Place()], AROUND, valley, 10, lambda *message: said.append(message), "walking").finish()
     assert [message[:2] for message in said] == [("walking", count + 1) for count in range(len(said))]
     best = [message[3]["held-out error"] for message in said]
     assert best == sorted(best, reverse=True)

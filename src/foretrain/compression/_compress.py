@@ -139,7 +139,8 @@ def _answers(teacher: Any, data: OperatorDataset) -> Teacher:
 def _equivariant(teacher: Any, learn: OperatorDataset) -> bool:
     """Whether to shift the input is to shift the output, as far as the grid and a teacher with settings tell."""
     settings = getattr(teacher, "settings_", None)
-    return periodic_grid_shape(learn) is not None and (settings is None or isinstance(settings, FourierSettings))
+    moves = settings is None or (isinstance(settings, FourierSettings) and not settings.place)
+    return periodic_grid_shape(learn) is not None and moves
 
 
 def _teacher_candidate(teacher: Any, answer: Teacher, check: OperatorDataset) -> Candidate:

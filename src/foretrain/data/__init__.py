@@ -6,6 +6,7 @@ from foretrain.data._files import OpenFunctions, load, load_parts, load_split, o
 from foretrain.data._grids import common_grid_shape, periodic_grid_shape, regular_grid_shape
 from foretrain.data._layout import FileLayout
 from foretrain.data._npz import read_npz
+from foretrain.data._resampling import PeriodicGrid, resample, sufficient_resolution
 from foretrain.data._save import check_suffix, save_dataset
 from foretrain.data._spectrum import PowerSpectrum, power_spectrum
 from foretrain.data._survey import Survey, layout_of, survey
@@ -17,6 +18,7 @@ __all__ = [
     "OpenFunctions",
     "OperatorDataset",
     "OutputScale",
+    "PeriodicGrid",
     "PowerSpectrum",
     "RawValues",
     "Survey",
@@ -34,6 +36,8 @@ __all__ = [
     "read_npz",
     "regular_grid_shape",
     "relative_errors",
+    "resample",
     "save_dataset",
+    "sufficient_resolution",
     "survey",
 ]

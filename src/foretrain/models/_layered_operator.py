@@ -29,10 +29,11 @@ class LayeredOperator:
     """A stack of shallow operators on a box, before it is drawn.
 
         u_0 = mean output,   u_l = u_(l-1) + sum_{r<=m} F_lr [ h_lr ]
-        h_lr(x) = sum_g sigma( (g w_lr) * a + b_lr )(x) ( (g v_lr) * u_(l-1) + c_lr )(x)
+        h_lr(x) = sum_g sigma( (g w_lr) * a + (g z_lr) * u_(l-1) + b_lr )(x) ( (g v_lr) * u_(l-1) + c_lr )(x)
 
     Each layer looks at the input a through small random windows w and lets these gates multiply what small random
-    windows v see of the answer so far (c = 0), or nothing (v = 0, c = 1). F are filters between sines, cosines or
+    windows v see of the answer so far (c = 0), or nothing (v = 0, c = 1). Gates see the input alone (z = 0: the answer
+    obeys a linear law, whose coefficients the input is) or the answer as well. F are filters between sines, cosines or
     waves, functions of the wave number |k| alone, piecewise linear in log(1 + |k|): all that is trained, and linear, so
     that a layer is a least-squares problem. g runs over the symmetries of the box, which the operator has exactly then.
 
@@ -43,7 +44,8 @@ class LayeredOperator:
             outputs are nearly zero are the boundary, otherwise it is one spacing further), go on evenly ("free"), or
             start again ("periodic").
         symmetric: whether to sum over the symmetries of the box; otherwise g is the identity.
-        reach, answer_reach: of the windows w and v, in nodes to either side.
+        reach, answer_reach: of the windows w and v, z, in nodes to either side.
+        answers_gate: whether gates see the answer so far.
         knots: of the filters.
         activation: sigma, by name.
 
@@ -63,6 +65,7 @@ class LayeredOperator:
     answer_reach: int = 1
     knots: int = 6
     activation: str = "tanh"
+    answers_gate: bool = False
 
     def __post_init__(self) -> None:
         if min(self.width, self.layers) < 1 or self.knots < 2 or min(self.reach, self.answer_reach) < 0:
@@ -108,10 +111,15 @@ class LayeredOperator:
         # One draw, as every other shape would be compiled anew.
         draw = np.asarray(jax.random.normal(key, (self.layers, self.width, sum(sizes) + 1)))
         gates, windows, thresholds = np.split(draw, np.cumsum(sizes), axis=2)
+        answer_gates = np.zeros_like(windows)
+        if self.answers_gate:
+            further = jax.random.normal(jax.random.fold_in(key, 1), answer_gates.shape)
+            answer_gates = np.asarray(further) * answer_window.ravel()
         waves = np.hypot(axes[0].waves[:, None], axes[1].waves).ravel()
         return LayeredNetwork(
             gates=_single(gates * gate_window.ravel()),
             thresholds=_single(thresholds[..., 0]),
+            answer_gates=_single(answer_gates),
             windows=_single(np.where(alone[:, None], 0.0, windows * answer_window.ravel())),
             offsets=_single(np.tile(alone, (self.layers, 1))),
             filters=jnp.zeros((self.layers, self.knots, self.width)),
@@ -140,6 +148,7 @@ class LayeredNetwork(eqx.Module):
 
     Attributes:
         gates, thresholds: w [layers, width, window] and b [layers, width], drawn.
+        answer_gates: z [layers, width, window], drawn, or zero.
         windows, offsets: v [layers, width, window] and c [layers, width], drawn.
         filters: F at the knots, [layers, knots, width]: what is trained.
         start: the mean of the normalised training outputs on the grid; it stays on the boundary.
@@ -151,6 +160,7 @@ class LayeredNetwork(eqx.Module):
 
     gates: Float[Array, "layers width gate_window"]
     thresholds: Float[Array, "layers width"]
+    answer_gates: Float[Array, "layers width answer_window"]
     windows: Float[Array, "layers width answer_window"]
     offsets: Float[Array, "layers width"]
     filters: Float[Array, "layers knots width"]
@@ -254,7 +264,8 @@ class LayeredNetwork(eqx.Module):
         shift, offset = self.thresholds[layer], self.offsets[layer]
         seen, felt = _views(medium, self.gate_window), _views(beyond, self.answer_window)
         sigma = activation_function(self.activation)
-        gated = sigma(seen @ gates.T + jnp.tile(shift, self.symmetries))
+        back = self._images(self.answer_gates[layer], self.answer_window)
+        gated = sigma(seen @ gates.T + felt @ back.T + jnp.tile(shift, self.symmetries))
         gated = gated * (felt @ windows.T + jnp.tile(offset, self.symmetries))
         fields = jnp.sum(gated.reshape(*answers.shape, self.symmetries, -1), axis=-2)
         return self.spectrum(fields)

@@ -226,8 +226,20 @@ class BranchTrunkKernel:
         coefficients: Float[Array, "functions points"],
     ) -> Float[Array, "new new_points"]:
         """The kernel between new pairs and the training pairs, applied to coefficients."""
-        terms = self.between(inputs, points, train_inputs, train_points)
-        return sum(term.functions @ (coefficients @ term.points.T) for term in terms)
+        parts = self.contract_functions(inputs, train_inputs, coefficients)
+        return sum(
+            part @ factor.T for part, factor in zip(parts, self.point_factors(points, train_points), strict=True)
+        )
+
+    def contract_functions(
+        self,
+        inputs: Float[Array, "new sensors"],
+        train_inputs: Float[Array, "functions sensors"],
+        coefficients: Float[Array, "functions points"],
+    ) -> tuple[Float[Array, "new points"], Float[Array, "new points"]]:
+        """A1(u, U) alpha and A2(u, U) alpha: `cross_apply` before its points, cheap where the new functions are few."""
+        value, slope = self.function_factors(inputs, train_inputs)
+        return value @ coefficients, slope @ coefficients
 
     def explained_variance(
         self,

@@ -1,11 +1,12 @@
 """Closed-form operators with given hyper-parameters: solve once, predict anywhere."""
 
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from foretrain._foundation import DataError, ForetrainError, Progress, ignore_progress
 from foretrain.data import (
@@ -45,7 +46,8 @@ class BranchTrunkSettings:
         local_share: fraction of branch neurons with a local receptive field.
         field_width: standard deviation of the fields, as a fraction of the axis.
         field_norm: root-mean-square length of the inputs in a field.
-        symmetries: generators of the group over which the kernel is averaged.
+        symmetries: generators of the group over which the kernel is averaged; they act on what the branch sees.
+        logarithm: whether the branch sees the inputs' logarithm, as fits a positive medium (a conductivity, a speed).
     """
 
     activation: str = "relu"
@@ -62,10 +64,27 @@ class BranchTrunkSettings:
     field_width: float = 0.1
     field_norm: float = 1.0
     symmetries: tuple[Symmetry, ...] = ()
+    logarithm: bool = False
+
+    def seen(self, inputs: Float[Array, "functions sensors"]) -> Float[Array, "functions sensors"]:
+        """What the branch sees of the inputs.
+
+        Raises:
+            DataError: the logarithm of values that are not positive.
+        """
+        if not self.logarithm:
+            return inputs
+        if not np.all(inputs > 0):
+            raise DataError(
+                "inputs: expected positive values, as all training functions have and the settings' logarithm needs, "
+                f"came {np.min(inputs):.4g}; choose settings without it for such functions"
+            )
+        return np.log(inputs)
 
     def __str__(self) -> str:
         parts = [f"{self.activation} x {self.trunk_activation}"]
         parts += [f"depth {self.branch_depth} x {self.trunk_depth}"] if self.branch_depth * self.trunk_depth > 1 else []
+        parts += ["logarithm of the input"] if self.logarithm else []
         parts.append(f"input norm {self.input_norm:g}")
         parts += [f"input weights ~ (1 + (k/{self.mode_scale:g})^2)^-{self.decay:g}"] if self.has_prior else []
         fields = f"{100 * self.local_share:g} % of neurons local, width {self.field_width:g}, norm {self.field_norm:g}"
@@ -129,22 +148,54 @@ class BranchTrunkSolution:
     scale: OutputScale
     relative_residual: float
     jitter: tuple[float, float]
+    settings: BranchTrunkSettings
 
     @classmethod
-    def solve(cls, train: OperatorDataset, settings: BranchTrunkSettings, scale: OutputScale) -> "BranchTrunkSolution":
-        """Solves on all training functions."""
+    def solve(
+        cls,
+        train: OperatorDataset,
+        settings: BranchTrunkSettings,
+        scale: OutputScale,
+        points: Int[Array, " some"] | None = None,
+    ) -> "BranchTrunkSolution":
+        """Solves on all training functions.
+
+        Arguments:
+            points: numbers of the query points to learn from, by default all; the kernel is that of all the data.
+
+        Raises:
+            ForetrainError: a kernel system without a solution, or points that a symmetry maps onto others.
+        """
         if any(symmetry.output_sign < 0 for symmetry in settings.symmetries):
             # A constant changes sign with the function, so it is no part of what commutes with the symmetry.
             scale = OutputScale(0.0, scale.scale)
-        kernel = branch_trunk_kernel(train, settings)
-        gram = kernel.gram(train.inputs, train.query_points)
+        seen = settings.seen(train.inputs)
+        kernel = branch_trunk_kernel(replace(train, inputs=seen), settings)
+        if points is not None:
+            if isinstance(kernel, SymmetricBranchTrunkKernel):
+                symmetries = tuple(symmetry.at_points(points) for symmetry in settings.symmetries)
+                kernel = SymmetricBranchTrunkKernel(kernel.kernel, symmetries)
+            train = replace(train, outputs=train.outputs[:, points], query_points=train.query_points[points])
+        gram = kernel.gram(seen, train.query_points)
         gram, solution = _solved(gram, scale.normalise(train.outputs))
-        return cls(kernel, gram, solution.value, train, scale, solution.relative_residual, solution.jitter)
+        return cls(kernel, gram, solution.value, train, scale, solution.relative_residual, solution.jitter, settings)
 
     def predict(self, inputs: Array, points: Array | None, progress: Progress = ignore_progress) -> Array:
         """Values in physical units at any query points."""
-        normalised = self.kernel.cross_apply(*self._places(inputs, points), self.coefficients)
-        return self.scale.restore(normalised)
+        own = self.train.query_points
+        factors = self._own_factors if points is None else self.kernel.point_factors(points, own)
+        parts = self.kernel.contract_functions(self.settings.seen(inputs), self._seen, self.coefficients)
+        return self.scale.restore(sum(part @ factor.T for part, factor in zip(parts, factors, strict=True)))
+
+    @functools.cached_property
+    def _seen(self) -> Array:
+        return self.settings.seen(self.train.inputs)
+
+    @functools.cached_property
+    def _own_factors(self) -> tuple[Array, Array]:
+        """Kept, because most answers are wanted at the training query points."""
+        own = self.train.query_points
+        return self.kernel.point_factors(own, own)
 
     def std(self, inputs: Array, points: Array | None) -> Array:
         """Posterior standard deviation in physical units, amplitude by maximum marginal likelihood.
@@ -169,7 +220,7 @@ class BranchTrunkSolution:
 
     def _places(self, inputs: Array, points: Array | None) -> tuple[Array, Array, Array, Array]:
         points = self.train.query_points if points is None else points
-        return inputs, points, self.train.inputs, self.train.query_points
+        return self.settings.seen(inputs), points, self._seen, self.train.query_points
 
 
 def _solved(

@@ -67,7 +67,7 @@ class FourierKernel:
     """kappa for a given filter prior: turns two sets of input functions into kernel blocks.
 
         kappa_ij(s) = K(v_i, v_j, C_ij(s)) [+ C_ij(s) K'(v_i, v_j, C_ij(s)) if filters and biases are trained],
-        C_ij(s) = sum_k rho_k u_ik conj(u_jk) e^{2 pi i k s} + bias^2
+        C_ij(s) = sum_k rho_k u_ik conj(u_jk) e^{2 pi i k s} + E[b(y) b(y - s)]
 
     and so on for further layers, as `stationary_kernel` says. The prior of each layer is scaled so that the mean square
     of the pre-activation, biases aside, is `input_norm`^2 over the inputs in every layer.
@@ -91,11 +91,11 @@ class FourierKernel:
     ) -> "FourierKernel":
         """The kernel whose scale gives these inputs the root-mean-square norm of the settings."""
         raw = cls(settings, grid_shape, 1.0)
-        typical = float(np.mean(raw.filter(inputs).variances - settings.bias**2)) or 1.0
+        typical = float(np.mean(raw.filter(inputs).variances - settings.bias_variance)) or 1.0
         kernel = cls(settings, grid_shape, settings.input_norm / typical**0.5)
         for _ in range(settings.depth - 1):
             raw = replace(kernel, deeper_scales=(*kernel.deeper_scales, 1.0))
-            typical = float(np.mean(raw.filter(inputs).deeper_variances[-1] - settings.bias**2)) or 1.0
+            typical = float(np.mean(raw.filter(inputs).deeper_variances[-1] - settings.bias_variance)) or 1.0
             kernel = replace(raw, deeper_scales=(*kernel.deeper_scales, settings.input_norm**2 / typical))
         return kernel
 
@@ -113,22 +113,26 @@ class FourierKernel:
         spectrum = self.factor * spectrum * np.sqrt(self.settings.prior(self.grid_shape))
         filtered = np.fft.irfftn(spectrum, s=self.grid_shape, axes=axes) * points
         # Parseval: the mean square of the filtered function is the sum over all its modes.
-        variances = np.mean(filtered.reshape(len(inputs), -1) ** 2, axis=1) + self.settings.bias**2
+        variances = np.mean(filtered.reshape(len(inputs), -1) ** 2, axis=1) + self.settings.bias_variance
         return self._with_deeper_variances(FilteredFunctions(spectrum, variances, self.grid_shape))
 
     @double_precision
     def _with_deeper_variances(self, functions: FilteredFunctions) -> FilteredFunctions:
         if not self.deeper_scales:
             return functions
-        sigma, bias_variance = activation(self.settings.activation), self.settings.bias**2
+        sigma, biases = activation(self.settings.activation), self._biases
         axes, points = tuple(range(1, functions.spectrum.ndim)), self.points
         covariance = np.fft.irfftn(np.abs(functions.spectrum) ** 2, s=self.grid_shape, axes=axes) * points
-        covariance, own, deeper = covariance + bias_variance, functions.variances, []
+        covariance, own, deeper = covariance + biases, functions.variances, []
         for prior in self._deeper_priors():
-            covariance = np.asarray(_next_covariance(sigma, covariance, own, prior, bias_variance))
+            covariance = np.asarray(_next_covariance(sigma, covariance, own, prior, biases))
             own = covariance.reshape(len(own), -1)[:, 0]
             deeper.append(own)
         return replace(functions, deeper_variances=tuple(deeper))
+
+    @property
+    def _biases(self) -> Array:
+        return self.settings.bias_covariance(self.grid_shape)
 
     def _deeper_priors(self) -> list[Array]:
         return [scale * self.settings.prior(self.grid_shape) for scale in self.deeper_scales]
@@ -143,7 +147,7 @@ class FourierKernel:
             left.spectrum * np.conj(right.spectrum),
             left.variances,
             right.variances,
-            self.settings.bias**2,
+            self._biases,
             tuple(map(Deeper, self._deeper_priors(), left.deeper_variances, right.deeper_variances)),
         )
         return np.asarray(kernel).reshape(len(left.variances), -1)
@@ -185,7 +189,7 @@ class FourierKernel:
             spread(left.spectrum),
             spread(left.variances),
             *everywhere((right.spectrum, right.variances)),
-            self.settings.bias**2,
+            self._biases,
             tuple(Deeper(everywhere(prior), spread(v), everywhere(w)) for prior, v, w in triples),
         )
         return gather(block)
@@ -249,13 +253,13 @@ def _tile(
     left_variances: jax.Array,
     right: jax.Array,
     right_variances: jax.Array,
-    bias_variance: jax.Array,
+    biases: jax.Array,
     deeper: tuple[Deeper, ...] = (),
 ) -> jax.Array:
     products = left[:, None] * jnp.conj(right[None, :])
     v, w = left_variances[:, None], right_variances[None, :]
     deeper = tuple(Deeper(layer.prior, layer.left[:, None], layer.right[None, :]) for layer in deeper)
-    kernel = _at_all_shifts(sigma, train_filters, grid_shape, products, v, w, bias_variance, deeper)
+    kernel = _at_all_shifts(sigma, train_filters, grid_shape, products, v, w, biases, deeper)
     spectrum = jnp.fft.rfftn(kernel, axes=tuple(range(2, kernel.ndim)))
     return jnp.moveaxis(spectrum.reshape(*spectrum.shape[:2], -1), -1, 0)
 
@@ -267,16 +271,16 @@ def _at_all_shifts(
     products: jax.Array,
     left: jax.Array,
     right: jax.Array,
-    bias_variance: jax.Array,
+    biases: jax.Array,
     deeper: tuple[Deeper, ...],
 ) -> jax.Array:
     """kappa from the products of the functions' coefficients; what belongs to a function has no axes of the grid."""
     axes = tuple(range(products.ndim - len(grid_shape), products.ndim))
     points = int(np.prod(grid_shape))
-    covariance = jnp.fft.irfftn(products, s=grid_shape, axes=axes) * points + bias_variance
+    covariance = jnp.fft.irfftn(products, s=grid_shape, axes=axes) * points + biases
     expand = (...,) + (None,) * len(grid_shape)
     deeper = tuple(Deeper(layer.prior, layer.left[expand], layer.right[expand]) for layer in deeper)
-    return stationary_kernel(sigma, train_filters, covariance, left[expand], right[expand], bias_variance, deeper)
+    return stationary_kernel(sigma, train_filters, covariance, left[expand], right[expand], biases, deeper)
 
 
 _pairwise = jax.jit(_at_all_shifts, static_argnums=(0, 1, 2))
@@ -284,8 +288,8 @@ _pairwise = jax.jit(_at_all_shifts, static_argnums=(0, 1, 2))
 
 @functools.partial(jax.jit, static_argnums=0)
 def _next_covariance(
-    sigma: Activation, covariance: jax.Array, own: jax.Array, prior: jax.Array, bias_variance: jax.Array
+    sigma: Activation, covariance: jax.Array, own: jax.Array, prior: jax.Array, biases: jax.Array
 ) -> jax.Array:
     """C_{l+1} of each function with itself at all shifts, from C_l and its value at none."""
     own = own[(...,) + (None,) * prior.ndim]
-    return convolve(prior, sigma.dual(own, own, covariance)) + bias_variance
+    return convolve(prior, sigma.dual(own, own, covariance)) + biases

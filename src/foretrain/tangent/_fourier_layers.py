@@ -30,7 +30,7 @@ def stationary_kernel(
     covariance: jax.Array,
     left: jax.Array,
     right: jax.Array,
-    bias_variance: jax.Array | float,
+    biases: jax.Array | float,
     deeper: tuple[Deeper, ...] = (),
 ) -> jax.Array:
     """kappa of a stack of Fourier layers and a pointwise readout, from C_1 at all shifts (the last axes).
@@ -44,17 +44,18 @@ def stationary_kernel(
 
     Arguments:
         left, right: C_1(0) of each function with itself.
+        biases: b^2, or its covariance at all shifts if biases vary with the place.
         deeper: the layers above the first.
     """
     if not train_filters:
         kernel = sigma.dual(left, right, covariance)
         for layer in deeper:
-            kernel = sigma.dual(layer.left, layer.right, convolve(layer.prior, kernel) + bias_variance)
+            kernel = sigma.dual(layer.left, layer.right, convolve(layer.prior, kernel) + biases)
         return kernel
     dual, derivative = sigma.duals(left, right, covariance)
     slope = covariance * derivative
     for layer in deeper:
-        covariance = convolve(layer.prior, dual) + bias_variance
+        covariance = convolve(layer.prior, dual) + biases
         dual, derivative = sigma.duals(layer.left, layer.right, covariance)
         slope = (covariance + convolve(layer.prior, slope)) * derivative
     return dual + slope

@@ -201,7 +201,7 @@ class _Functions(NamedTuple):
 
     spectrum: jax.Array
     variances: jax.Array
-    bias_variance: jax.Array
+    biases: jax.Array
     deeper: tuple[tuple[jax.Array, jax.Array], ...]  # prior and variances of each further layer
 
 
@@ -238,16 +238,18 @@ def _filtered(
     filtered = jnp.fft.irfftn(spectrum, s=grid_shape, axes=axes) * points
     powers = jnp.mean(filtered.reshape(len(inputs), -1) ** 2, axis=1)
     factor = input_norm / jnp.sqrt(jnp.mean(powers))
-    spectrum, own = factor * spectrum, factor**2 * powers + bias**2
-    covariance = jnp.fft.irfftn(jnp.abs(spectrum) ** 2, s=grid_shape, axes=axes) * points + bias**2
+    spectrum, own = factor * spectrum, factor**2 * powers + bias**2 + settings.place**2
+    # The settings' own bias was taken out for compilation.
+    biases = bias**2 + settings.bias_covariance(grid_shape)
+    covariance = jnp.fft.irfftn(jnp.abs(spectrum) ** 2, s=grid_shape, axes=axes) * points + biases
     variances, deeper = own, []
     for _ in range(settings.depth - 1):
-        raw = _next_covariance(activation(settings.activation), covariance, own, prior, 0.0)
+        raw = _next_covariance(activation(settings.activation), covariance, own, prior, jnp.zeros(()))
         scale = input_norm**2 / jnp.mean(raw.reshape(len(inputs), -1)[:, 0])
-        covariance = scale * raw + bias**2
+        covariance = scale * raw + biases
         own = covariance.reshape(len(inputs), -1)[:, 0]
         deeper.append((scale * prior, own))
-    return _Functions(spectrum, variances, bias**2, tuple(deeper))
+    return _Functions(spectrum, variances, biases, tuple(deeper))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -262,13 +264,13 @@ def _tile_slopes(
         def part(values: jax.Array, start: int, size: int) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(values, start, size)
 
-        spectrum, variances, bias_variance, layers = functions
+        spectrum, variances, biases, layers = functions
         other = settings.reflection * jnp.conj(spectrum) if mirror else spectrum
         left = part(spectrum, row, height), part(variances, row, height)
         right = part(other, column, width), part(variances, column, width)
         deeper = tuple(Deeper(prior, part(own, row, height), part(own, column, width)) for prior, own in layers)
         sigma = activation(settings.activation)
-        return _tile(sigma, settings.train_filters, grid_shape, *left, *right, bias_variance, deeper)
+        return _tile(sigma, settings.train_filters, grid_shape, *left, *right, biases, deeper)
 
     _, push = jax.linearize(tile, weighted.value)
     changes = jax.vmap(push)(weighted.tangents)

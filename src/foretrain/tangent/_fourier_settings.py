@@ -20,12 +20,16 @@ class FourierSettings:
         mode_scale, decay: filter prior, the Fourier coefficient at wave number k has variance
             proportional to (1 + (|k| / mode_scale)^2)^(-decay).
         bias: standard deviation of the neurons' biases.
+        place: standard deviation of what varies with the place in them, one wave along each axis, random in phase;
+            0 for an operator that commutes with translations.
         train_filters: whether filters are trained beside the readout; else the readout alone.
         reflection: s = +-1 if the operator commutes with u(x) -> s u(-x), 0 if not.
         ridge: isotropic ridge, relative to the kernel's mean diagonal.
         depth: Fourier layers, all with this activation, prior, bias and root mean square of the pre-activation.
         octave_factors: factors on the prior's variances at |k| = 0, 1 <= |k| < 2, 2 <= |k| < 4, 4 <= |k| < 8, ...,
             the last one for all octaves that follow; empty for the prior as it stands.
+        resolution: points along each axis of the grid on which the closed form is solved, functions being brought to
+            it and back by trigonometric interpolation; empty for the data's own.
     """
 
     activation: str = "matern72"
@@ -38,6 +42,8 @@ class FourierSettings:
     ridge: float = 1e-9
     depth: int = 1
     octave_factors: tuple[float, ...] = ()
+    resolution: tuple[int, ...] = ()
+    place: float = 0.0
 
     def __post_init__(self) -> None:
         if self.depth < 1:
@@ -54,10 +60,21 @@ class FourierSettings:
         factors = ", ".join(f"{factor:.2g}" for factor in self.octave_factors)
         parts += [f"octaves times {factors}"] if factors else []
         parts += [f"bias {self.bias:g}"] if self.bias else []
+        parts += [f"place {self.place:g}"] if self.place else []
         parts += ["filters trained"] if self.train_filters else []
         parts += ["odd reflection" if self.reflection < 0 else "even reflection"] if self.reflection else []
         parts.append(f"ridge {self.ridge:g}")
+        parts += ["solved on " + " x ".join(map(str, self.resolution)) + " points"] if self.resolution else []
         return ", ".join(parts)
+
+    @property
+    def bias_variance(self) -> float:
+        """E[b(y)^2]."""
+        return self.bias**2 + self.place**2
+
+    def bias_covariance(self, grid_shape: tuple[int, ...]) -> Float[Array, "..."]:
+        """E[b(y) b(y')] = bias^2 + place^2 mean_a cos(2 pi (y_a - y'_a)) at all shifts, one number without a place."""
+        return np.asarray(self.bias**2) if not self.place else self.bias**2 + self.place**2 * one_wave(grid_shape)
 
     def prior(self, grid_shape: tuple[int, ...]) -> Float[Array, "..."]:
         """Variances of the filters' Fourier coefficients over the half spectrum, up to the factor of `input_norm`."""
@@ -67,6 +84,12 @@ class FourierSettings:
             return variances
         octaves = np.minimum(octave_of(grid_shape), len(self.octave_factors) - 1)
         return variances * np.asarray(self.octave_factors)[octaves]
+
+
+def one_wave(grid_shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """The mean over the axes of cos(2 pi s_a), at all shifts."""
+    axes = [np.cos(2 * np.pi * np.arange(size) / size) for size in grid_shape]
+    return np.mean(np.meshgrid(*axes, indexing="ij"), axis=0)
 
 
 def squared_wave_numbers(grid_shape: tuple[int, ...]) -> Float[Array, "..."]:

@@ -2,14 +2,21 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from foretrain._foundation import DataError, ForetrainError, Progress, ignore_progress
-from foretrain.data import OperatorDataset, OutputScale, common_grid_shape, mean_relative_error, periodic_grid_shape
+from foretrain.data import (
+    OperatorDataset,
+    OutputScale,
+    PeriodicGrid,
+    common_grid_shape,
+    mean_relative_error,
+    periodic_grid_shape,
+)
 from foretrain.tangent._closed_forms import (
     BranchTrunkSettings,
     BranchTrunkSolution,
@@ -18,11 +25,22 @@ from foretrain.tangent._closed_forms import (
     Settings,
 )
 from foretrain.tangent._fourier_kernel import FourierSettings
-from foretrain.tangent._selection import Candidate, Step, refine_fourier, select_branch_trunk, select_fourier
+from foretrain.tangent._selection import (
+    Candidate,
+    CoordinateSearch,
+    Step,
+    enough_points,
+    enough_resolution,
+    refine_fourier,
+    select_branch_trunk,
+    select_fourier,
+)
 from foretrain.tangent._symmetry import Symmetry, grid_symmetries
 
 Array = np.ndarray
 HELD_OUT, LEARNT_ON, REFINED_ON = 100, 250, 600
+HOPELESS = 3.0
+"""A form whose best start has so many times the error of another one's is not looked at further."""
 
 
 @dataclass(frozen=True)
@@ -168,33 +186,54 @@ class InfiniteWidthOperator:
         """
         if self.form not in ("auto", "branch-trunk", "fourier"):
             raise ForetrainError(f"expected the form 'auto', 'branch-trunk' or 'fourier', came {self.form!r}")
-        shape = periodic_grid_shape(train)
+        shape = _closed_grid(train)
         if self.form == "fourier":
             shape = shape or _required_grid(train)
-        reports = []
+        searches: dict[str, CoordinateSearch] = {}
+        rest, check = _held_out(train, self.key)
+        learn = rest.take(slice(0, LEARNT_ON))
         if self.form != "fourier":
-            reports.append(self._report("branch-trunk", train, None))
+            offered = self._candidates(train)
+            points = enough_points(train, offered, self.key)
+            offer = learn, check, self.activation, offered, points, self.progress
+            searches["branch-trunk"] = select_branch_trunk(*offer)
         if shape is not None and self.form != "branch-trunk":
-            reports.append(self._report("fourier", train, shape))
-        return tuple(reports)
+            searches["fourier"] = select_fourier(learn, check, shape, self.activation, self.progress)
+        first = {form: search.begin() for form, search in searches.items()}
+        bar = HOPELESS * min(search.best.error for search in first.values())
+        reports = []
+        for form, search in searches.items():
+            # Settings seldom gain more than that: the rest of a search far behind would be for nothing.
+            found = search.finish() if first[form].best.error <= bar else first[form]
+            seconds = sum(candidate.seconds for candidate in found.candidates)
+            best = found.best
+            reports.append(
+                FormReport(form, best.settings, best.error, found.candidates, seconds, len(learn), found.steps)
+            )
+        return tuple(self._refined(report, reports, rest, check, shape) for report in reports)
 
-    def _report(self, form: str, train: OperatorDataset, shape: tuple[int, ...] | None) -> FormReport:
-        start = time.perf_counter()
-        held_out = max(2, min(HELD_OUT, len(train) // 4))
-        rest, check = train.split(held_out, self.key) if len(train) >= 8 else (train, train)
-        learn, more = rest.take(slice(0, LEARNT_ON)), rest.take(slice(0, REFINED_ON))
-        if form == "branch-trunk":
-            search = select_branch_trunk(learn, check, self.activation, self._candidates(train), self.progress)
-            settings, steps = search.best.settings, search.steps
-        else:
-            grid = shape or _required_grid(train)
-            search = select_fourier(learn, check, grid, self.activation, self.progress)
-            settings, steps = search.best.settings, search.steps
-            if len(more) > len(learn):
-                settings, refined = refine_fourier(settings, more, check, grid, self.progress)  # type: ignore[arg-type]
-                steps += refined
-        seconds = time.perf_counter() - start
-        return FormReport(form, settings, search.best.error, search.candidates, seconds, len(learn), steps)
+    def _refined(
+        self,
+        report: FormReport,
+        reports: Sequence[FormReport],
+        rest: OperatorDataset,
+        check: OperatorDataset,
+        shape: tuple[int, ...] | None,
+    ) -> FormReport:
+        """The Fourier form's settings looked at again on more functions, if it is the one that will be used."""
+        settings, more = report.settings, rest.take(slice(0, REFINED_ON))
+        if not isinstance(settings, FourierSettings) or shape is None:
+            return report
+        if settings.resolution:
+            # That of the choice may be a coarse one.
+            settings = replace(settings, resolution=enough_resolution(rest, shape))
+        best = min(reports, key=lambda each: each.held_out_error)
+        if report is not best or len(more) <= report.learnt_on:
+            return replace(report, settings=settings)
+        started = time.perf_counter()
+        settings, steps = refine_fourier(settings, more, check, shape, self.progress)
+        seconds = report.seconds + time.perf_counter() - started
+        return replace(report, settings=settings, steps=report.steps + steps, seconds=seconds)
 
     def _candidates(self, train: OperatorDataset) -> tuple[Symmetry, ...]:
         if self.symmetries == "auto":
@@ -220,6 +259,12 @@ def solve_closed_form(
     return FourierSolution.solve(train, settings, scale, _required_grid(train), progress)
 
 
+def _held_out(train: OperatorDataset, key: int) -> tuple[OperatorDataset, OperatorDataset]:
+    """Functions to learn from, and others to choose by; the same where there are next to none."""
+    held_out = max(2, min(HELD_OUT, len(train) // 4))
+    return train.split(held_out, key) if len(train) >= 8 else (train, train)
+
+
 def _as_trained(train: OperatorDataset, inputs: Any, points: Any) -> tuple[Array, Array | None]:
     """Inputs and points as arrays that fit the training data."""
     inputs = np.asarray(inputs, np.float64)
@@ -239,6 +284,16 @@ def _as_trained(train: OperatorDataset, inputs: Any, points: Any) -> tuple[Array
             f"shape {points.shape}"
         )
     return inputs, points
+
+
+def _closed_grid(train: OperatorDataset) -> tuple[int, ...] | None:
+    """Points along each axis if functions close up on their grid, its end point listed once or twice."""
+    listed = common_grid_shape(train)
+    if listed is None:
+        return None
+    grid = PeriodicGrid.of(train, listed)
+    closed = grid.own_points_of(train) if any(grid.repeated) else train
+    return listed if periodic_grid_shape(closed) is not None else None
 
 
 def _required_grid(train: OperatorDataset) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from foretrain._foundation import Progress, double_precision, gather, ignore_progress, padded, spread
-from foretrain.data import OperatorDataset, OutputScale
+from foretrain.data import OperatorDataset, OutputScale, PeriodicGrid, resample
 from foretrain.tangent._circulant import CirculantKernel
 from foretrain.tangent._factor import cholesky
 from foretrain.tangent._fourier_kernel import FourierKernel, FourierSettings
@@ -74,14 +74,19 @@ def solve_leaving_out(
     if settings.reflection < 0:
         # As in `FourierSolution.solve`: only zero commutes with an odd reflection.
         scale = OutputScale(0.0, scale.scale)
-    kernel = FourierKernel.for_inputs(settings, train.inputs, grid_shape)
-    functions = kernel.filter(train.inputs)
+    grid = PeriodicGrid.of(train, grid_shape)
+    coarse = settings.resolution or grid.shape
+    inputs, outputs = (resample(grid.own(values), grid.shape, coarse) for values in (train.inputs, train.outputs))
+    kernel = FourierKernel.for_inputs(settings, inputs, coarse)
+    functions = kernel.filter(inputs)
     gram = kernel.gram(functions, progress)
-    solved = _solve(gram, scale.normalise(train.outputs), np.asarray(rows), progress)
+    solved = _solve(gram, scale.normalise(outputs), np.asarray(rows), progress)
+    jitter = solved.jitter, 0.0
     solution = FourierSolution(
-        kernel, functions, solved.coefficients, train, scale, solved.relative_residual, (solved.jitter, 0.0)
+        kernel, functions, solved.coefficients, train, scale, solved.relative_residual, jitter, grid
     )
-    return solution, train.outputs[rows] - scale.scale * solved.mistakes
+    said = resample(outputs[rows] - scale.scale * solved.mistakes, coarse, grid.shape)
+    return solution, grid.all_listed(said)
 
 
 @double_precision

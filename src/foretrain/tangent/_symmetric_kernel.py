@@ -79,14 +79,40 @@ class SymmetricBranchTrunkKernel:
         coefficients: Float[Array, "functions points"],
     ) -> Float[Array, "new new_points"]:
         """The kernel between new pairs and the training pairs, applied to coefficients."""
-        factors = self.kernel.point_factors(points, train_points)
-        total = np.zeros((len(inputs), len(points)))
-        for element in self.group.elements:
+        parts = self.contract_functions(inputs, train_inputs, coefficients)
+        return sum(
+            part @ factor.T for part, factor in zip(parts, self.point_factors(points, train_points), strict=True)
+        )
+
+    def contract_functions(
+        self,
+        inputs: Float[Array, "new sensors"],
+        train_inputs: Float[Array, "functions sensors"],
+        coefficients: Float[Array, "functions points"],
+    ) -> tuple[Float[Array, "new points"], Float[Array, "new points"]]:
+        """1/|G| sum_g g (A1(g^-1 u, U) alpha), and the same of A2: `cross_apply` before its points.
+
+        **Assumption:** A(g u, g u') = A(u, u'), which `gram` checks; so only new functions are transformed.
+        """
+        first, second = np.zeros((2, len(inputs), coefficients.shape[1]))
+        for element, inverse in zip(self.group.elements, self._inverses, strict=True):
+            moved = self.group.elements[inverse].of_inputs(inputs)
+            value, slope = self.kernel.contract_functions(moved, train_inputs, coefficients)
             # sum_y' B(y, g y') a(y') = sum_y' B(y, y') (g a)(y')
-            moved = element.of_outputs(coefficients)
-            values = self.kernel.function_factors(inputs, element.of_inputs(train_inputs))
-            total += sum(a @ (moved @ b.T) for a, b in zip(values, factors, strict=True))
-        return total / len(self.group)
+            first += element.of_outputs(value)
+            second += element.of_outputs(slope)
+        return first / len(self.group), second / len(self.group)
+
+    def point_factors(
+        self, points: Float[Array, "rows dimension"], other_points: Float[Array, "columns dimension"]
+    ) -> tuple[Float[Array, "rows columns"], Float[Array, "rows columns"]]:
+        """Those of the kernel that is averaged."""
+        return self.kernel.point_factors(points, other_points)
+
+    @property
+    def _inverses(self) -> Array:
+        """The number of each element's inverse; the identity is number 0."""
+        return np.argmin(self.group.products, axis=1)
 
     def explained_variance(
         self,
@@ -158,8 +184,7 @@ class SymmetricBranchTrunkKernel:
             )
 
     def _require_invariant_functions(self, factors: Sequence[Array]) -> None:
-        inverses = np.argmin(self.group.products, axis=1)  # the identity is number 0
-        for factor, inverse in zip(factors, inverses, strict=True):
+        for factor, inverse in zip(factors, self._inverses, strict=True):
             # K(u, g u') = K(g^-1 u, u') = K(u', g^-1 u) where K(g u, g u') = K(u, u').
             if np.abs(factor - factors[inverse].T).max() > 1e-6 * np.abs(factors[0]).max():
                 raise ForetrainError(

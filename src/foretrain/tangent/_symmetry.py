@@ -84,6 +84,18 @@ class Symmetry:
         """S s for every row."""
         return self.output_sign * np.asarray(outputs)[:, list(self.output_order)]
 
+    def at_points(self, chosen: Int[Array, " some"]) -> "Symmetry":
+        """The same, of outputs at some of the query points.
+
+        Raises:
+            ForetrainError: points that it maps onto others.
+        """
+        place = {point: number for number, point in enumerate(chosen.tolist())}
+        images = [place.get(self.output_order[point]) for point in place]
+        if None in images:
+            raise ForetrainError(f"{self.name}: expected points that it maps onto one another, came others")
+        return replace(self, output_order=tuple(images))  # type: ignore[arg-type]
+
     def after(self, other: "Symmetry") -> "Symmetry":
         """The composition u -> self(other(u))."""
         return Symmetry(

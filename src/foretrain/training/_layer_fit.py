@@ -194,9 +194,11 @@ def fit_layers(
 
 def of_depth(network: LayeredNetwork, layers: int) -> LayeredNetwork:
     """Its first layers."""
-    parts = (network.gates, network.thresholds, network.windows, network.offsets, network.filters)
-    kept = tuple(part[:layers] for part in parts)
-    return eqx.tree_at(lambda net: (net.gates, net.thresholds, net.windows, net.offsets, net.filters), network, kept)
+
+    def parts(net: LayeredNetwork) -> tuple[Array, ...]:
+        return net.gates, net.thresholds, net.answer_gates, net.windows, net.offsets, net.filters
+
+    return eqx.tree_at(parts, network, tuple(part[:layers] for part in parts(network)))
 
 
 @eqx.filter_jit

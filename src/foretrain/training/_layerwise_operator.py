@@ -15,23 +15,26 @@ from foretrain.models import Ends, LayeredOperator, boundary_nodes
 from foretrain.training._layer_fit import RIDGES, fit_layers, of_depth
 
 Array = np.ndarray
-NAMES = ("width", "layers", "ends", "symmetric", "reach", "answer_reach", "activation", "least_gain", "held_out")
+NAMES = ("width", "layers", "ends", "symmetric", "reach", "answer_reach", "activation", "answers_gate", "least_gain")
 TRIAL_FUNCTIONS = 300
 TRIAL_LAYERS = 2
 FEWEST_FUNCTIONS = 10
+VALUES_FOR_EACH_UNKNOWN = 1000
+"""Of a layer's filters: functions beyond that hardly change them, and layers are fitted without."""
 
 
 class LayerwiseOperator:
     """Random local neurons and global filters in layers, every layer's filters solved by least squares.
 
         u_0 = mean output,   u_l = u_(l-1) + sum_{r<=m} F_lr [ h_lr ]
-        h_lr = sum_g sigma( (g w_lr) * a + b_lr ) ( (g v_lr) * u_(l-1) + c_lr )
+        h_lr = sum_g sigma( (g w_lr) * a + (g z_lr) * u_(l-1) + b_lr ) ( (g v_lr) * u_(l-1) + c_lr )
 
-    Nothing descends: w, b, v are drawn, and the filters F solve one least-squares problem for each layer, every
+    Nothing descends: w, z, b, v are drawn, and the filters F solve one least-squares problem for each layer, every
     function weighted for its relative error. Each layer is a shallow operator, of the input and of the answer so far.
     Made for rough coefficients, where the answer obeys a local law that a few layers find: Darcy flow, two materials.
 
-    Held-out functions choose each layer's ridge and the number of layers; all layers are then fitted to all functions.
+    Held-out functions choose each layer's ridge and the number of layers; all layers are then fitted to all functions,
+    or to as many as have a thousand values for each number of a layer's.
 
     Arguments:
         width: m, neurons of a layer; layers: how many at most.
@@ -41,6 +44,7 @@ class LayerwiseOperator:
         symmetric: whether the operator keeps all symmetries of the box; by itself as a trial says: two layers, learning
             from at most 200 functions, judged by 100 others.
         reach, answer_reach, activation: see `LayeredOperator`.
+        answers_gate: whether gates see the answer so far; by itself as such a trial says.
         least_gain: the stack ends with the first layer that lowers the held-out error by a smaller share.
         held_out: share of the training functions that choose; at least one of ten functions.
         key: of the random windows and of the functions held out; the same key gives the same operator.
@@ -60,13 +64,14 @@ class LayerwiseOperator:
 
     def __init__(
         self,
-        width: int = 32,
-        layers: int = 8,
+        width: int = 64,
+        layers: int = 16,
         ends: Ends | Literal["auto"] = "auto",
         symmetric: bool | Literal["auto"] = "auto",
         reach: int = 2,
         answer_reach: int = 1,
         activation: str = "tanh",
+        answers_gate: bool | Literal["auto"] = "auto",
         least_gain: float = 0.005,
         held_out: float = 0.1,
         key: int = 0,
@@ -79,6 +84,7 @@ class LayerwiseOperator:
         self.reach = reach
         self.answer_reach = answer_reach
         self.activation = activation
+        self.answers_gate = answers_gate
         self.least_gain = least_gain
         self.held_out = held_out
         self.key = key
@@ -86,7 +92,7 @@ class LayerwiseOperator:
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's arguments (scikit-learn's convention)."""
-        return {name: getattr(self, name) for name in (*NAMES, "key", "progress")}
+        return {name: getattr(self, name) for name in (*NAMES, "held_out", "key", "progress")}
 
     def set_params(self, **params: Any) -> "LayerwiseOperator":
         """Changes constructor arguments; takes effect at the next `fit`."""
@@ -124,18 +130,23 @@ class LayerwiseOperator:
         order = np.random.default_rng(self.key).permutation(len(train))
         judges = min(max(1, round(self.held_out * len(train))), len(train) - 1)
         learn, check = order[judges:], order[:judges]
+        unknowns = operator.knots * operator.width
+        enough = max(FEWEST_FUNCTIONS, math.ceil(VALUES_FOR_EACH_UNKNOWN * unknowns / train.outputs.shape[1]))
         ends = _ends(train) if self.ends == "auto" else [self.ends]
         operator = self._best([replace(operator, ends=beyond) for beyond in ends], train, order)
         ways = [True, False] if self.symmetric == "auto" else [self.symmetric]
-        self.operator_ = self._best([replace(operator, symmetric=way) for way in ways], train, order)
+        operator = self._best([replace(operator, symmetric=way) for way in ways], train, order)
+        gates = [False, True] if self.answers_gate == "auto" else [self.answers_gate]
+        self.operator_ = self._best([replace(operator, answers_gate=each) for each in gates], train, order)
         drawn = self.operator_.initialise(train, jax.random.key(self.key))
         _, self.records_ = fit_layers(
-            drawn, _part(train, learn), _part(train, check), RIDGES, self.least_gain, self.progress
+            drawn, _part(train, learn[:enough]), _part(train, check), RIDGES, self.least_gain, self.progress
         )
         # The last layer may have raised the error.
         depth = max(1, int(np.argmin([record.held_out_error for record in self.records_])))
         self.ridges_ = [record.ridge for record in self.records_[1 : depth + 1]]
-        fitted, _ = fit_layers(drawn, train, None, self.ridges_, progress=self.progress)
+        everyone = _part(train, order[: enough + judges])
+        fitted, _ = fit_layers(drawn, everyone, None, self.ridges_, progress=self.progress)
         self.network_ = of_depth(fitted, depth)
         self.operator_ = replace(self.operator_, layers=depth)
         self.trained_numbers_ = math.prod(self.network_.filters.shape)
