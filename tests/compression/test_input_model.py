@@ -45,3 +45,15 @@ def test_few_functions_are_continued_only_in_the_directions_they_span():
     basis = (few - few.mean(axis=0)).T
     projected = basis @ np.linalg.lstsq(basis, drawn.T, rcond=None)[0]
     np.testing.assert_allclose(projected, drawn.T, atol=1e-12)
+
+
+def test_positive_functions_are_continued_by_positive_ones_of_the_same_logarithms():
+    rng = np.random.default_rng(2)
+    fields = 0.5 * rng.standard_normal((400, 3)) @ rng.standard_normal((3, 8))
+    model = GaussianInputs.fit(np.exp(fields))
+    drawn = model.draw(DRAWS, key=3)
+    assert model.logarithm
+    assert drawn.min() > 0
+    plain = GaussianInputs.fit(fields)
+    assert not plain.logarithm
+    np.testing.assert_allclose(np.log(drawn), plain.draw(DRAWS, key=3), atol=1e-10)

@@ -13,6 +13,8 @@ FUNCTIONS = 2
 CASES = {
     "erf, all trained": ((6,), FourierSettings("erf", 1.5, 1.0, 0.5, 0.5, True, depth=2), 40, 80),
     "relu, all trained, two dimensions": ((4, 3), FourierSettings("relu", 1.0, 2.0, 0.5, 0.4, True, depth=2), 40, 80),
+    "erf, place, all trained": ((6,), FourierSettings("erf", 1.5, 1.0, 0.5, 0.5, True, depth=2, place=0.8), 40, 80),
+    "relu, place, two dimensions": ((4, 3), FourierSettings("relu", 1.0, 2.0, 0.5, 0.4, place=0.8), 40, 80),
     "erf, three layers": ((5,), FourierSettings("erf", 1.5, 1.0, 0.5, 0.5, True, depth=3), 64, 80),
     "matern, readout trained, octaves": (
         (8,),
@@ -42,7 +44,8 @@ class Networks:
         fan_in = 1
         for _ in range(self.kernel.settings.depth):
             filters.append(jax.random.normal(next(keys), (self.width, fan_in, *self.kernel.grid_shape)))
-            biases.append(jax.random.normal(next(keys), (self.width,)))
+            # One bias, and a cosine and a sine along each axis.
+            biases.append(jax.random.normal(next(keys), (self.width, 1 + 2 * len(self.kernel.grid_shape))))
             scales = self.sigma.draw_scales(next(keys), self.width)
             frozen.append((scales, self.sigma.draw_phases(next(keys), self.width)))
             fan_in = self.width
@@ -58,10 +61,17 @@ class Networks:
             # The transform of white noise on n points has variance n at every frequency.
             coloured = jnp.fft.fftn(white, axes=axes) * np.sqrt(scale * self.prior / self.prior.size / white.shape[1])
             spectrum = jnp.einsum("rq...,fq...->fr...", coloured, jnp.fft.fftn(values, axes=axes))
-            own = self.kernel.settings.bias * bias[(..., *grid)]
+            own = jnp.tensordot(bias, self.places(), 1)
             before = jnp.fft.ifftn(spectrum, axes=axes).real + own
             values = self.sigma.function(scales[(..., *grid)] * before + phases[(..., *grid)])
         return values
+
+    def places(self):
+        """What biases are multiplied with: bias, and place / sqrt(d) times a wave along each axis."""
+        settings, shape = self.kernel.settings, self.kernel.grid_shape
+        angles = 2 * np.pi * np.stack(np.meshgrid(*[np.arange(size) / size for size in shape], indexing="ij"))
+        moving = settings.place / np.sqrt(len(shape)) * np.concatenate([np.cos(angles), np.sin(angles)])
+        return np.concatenate([settings.bias * np.ones((1, *shape)), moving])
 
     def kernel_of_one(self, key):
         parameters, frozen = self.draw(key)
@@ -114,7 +124,7 @@ def test_every_layer_keeps_the_size_of_the_signal(settings):
     functions = FourierKernel.for_inputs(settings, inputs, (12,)).filter(inputs)
     assert len(functions.deeper_variances) == settings.depth - 1
     for variances in (functions.variances, *functions.deeper_variances):
-        assert np.mean(variances) - settings.bias**2 == pytest.approx(settings.input_norm**2, rel=1e-12)
+        assert np.mean(variances) - settings.bias_variance == pytest.approx(settings.input_norm**2, rel=1e-12)
 
 
 def test_layers_of_white_filters_are_those_of_a_perceptron():

@@ -1,13 +1,16 @@
 """The operator in closed form against Gaussian-process formulas with dense matrices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from foretrain._foundation import DataError, ForetrainError
-from foretrain.data import OperatorDataset, OutputScale
+from foretrain.data import OperatorDataset, OutputScale, resample
 from foretrain.problems import antiderivative
 from foretrain.tangent import BranchTrunkSettings, FourierSettings, InfiniteWidthOperator, Symmetry
-from foretrain.tangent._closed_forms import branch_trunk_kernel
+from foretrain.tangent._closed_forms import FourierSolution, branch_trunk_kernel
+from foretrain.tangent._infinite_width import HOPELESS
 
 SETTINGS = BranchTrunkSettings("relu", "relu", input_norm=2.0, ridge=1e-6)
 
@@ -100,6 +103,10 @@ def test_auto_finds_translation_equivariance_and_uses_it(far_reaching_data):
     assert operator.form_ == "fourier"
     reports = {report.form: report for report in operator.reports_}
     assert reports["fourier"].held_out_error < reports["branch-trunk"].held_out_error
+    # A form whose best start is far behind is not searched further.
+    starts = {form: min(each.error for each in reports[form].candidates[:2]) for form in reports}
+    searched = starts["branch-trunk"] <= HOPELESS * starts["fourier"]
+    assert bool(reports["branch-trunk"].steps) == searched
     for report in operator.reports_:
         # What was better by less than a move is worth was left.
         assert 0.995 * report.held_out_error <= min(candidate.error for candidate in report.candidates)
@@ -205,3 +212,88 @@ def test_functions_that_a_symmetry_turns_into_one_another_are_solved_with_a_stat
     answers = InfiniteWidthOperator(settings=settings).fit(contradictory).predict(inputs[[0, 6]])
     middle = (outputs[0] + outputs[6, ::-1]) / 2
     np.testing.assert_allclose(answers, [middle, middle[::-1]], atol=1e-2 * outputs.std())
+
+
+def medium(functions=60, points=16, seed=0):
+    """Positive functions, and a linear map of their logarithm."""
+    rng = np.random.default_rng(seed)
+    place = np.arange(points) / points
+    basis = np.stack([np.ones(points), np.cos(2 * np.pi * place), np.sin(2 * np.pi * place), place])
+    logarithm = rng.normal(size=(functions, 4)) @ basis
+    return OperatorDataset(np.exp(logarithm), np.cumsum(logarithm, axis=1) / points, place, place), logarithm
+
+
+def test_a_logarithm_of_the_input_is_that_and_nothing_else():
+    data, logarithm = medium()
+    plain = BranchTrunkSettings("erf", "relu", 1.0)
+    seeing = InfiniteWidthOperator(settings=BranchTrunkSettings("erf", "relu", 1.0, logarithm=True)).fit(data)
+    given = OperatorDataset(logarithm, data.outputs, data.sensor_points, data.query_points)
+    other, new = InfiniteWidthOperator(settings=plain).fit(given), medium(5, seed=1)
+    np.testing.assert_allclose(seeing.predict(new[0].inputs), other.predict(new[1]), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(seeing.std(new[0].inputs), other.std(new[1]), rtol=0, atol=1e-9)
+    with pytest.raises(DataError, match="inputs: expected positive values"):
+        seeing.predict(-new[0].inputs)
+
+
+def test_the_logarithm_of_a_positive_medium_is_found():
+    operator = InfiniteWidthOperator("branch-trunk", "erf").fit(medium(120)[0])
+    assert operator.settings_.logarithm
+    test = medium(20, seed=1)[0]
+    assert operator.score(test) < 0.01
+
+
+SMOOTH = FourierSettings("matern52", 1.0, 1.0, 1.0, 0.3, ridge=1e-4, place=0.3)
+
+
+@pytest.fixture(scope="module")
+def smooth_data():
+    """Outputs of few waves, different from place to place."""
+    rng = np.random.default_rng(0)
+    spectra = rng.normal(size=(40, 17)) + 1j * rng.normal(size=(40, 17))
+    inputs = np.fft.irfft(spectra / (1 + np.arange(17.0) ** 2), n=32, axis=1) * 32
+    wave = np.cos(2 * np.pi * np.arange(32) / 32)
+    outputs = np.fft.irfft(np.fft.rfft(np.tanh(inputs + wave), axis=1) * (np.arange(17) < 4), n=32, axis=1)
+    return OperatorDataset(inputs, outputs)
+
+
+def test_a_solution_on_a_coarser_grid_is_that_of_the_interpolated_functions(smooth_data):
+    coarse, place = replace(SMOOTH, resolution=(12,)), np.arange(12) / 12
+    inputs, outputs = (resample(each, (32,), (12,)) for each in (smooth_data.inputs, smooth_data.outputs))
+    scale = OutputScale.of(smooth_data.outputs)
+    ours = FourierSolution.solve(smooth_data, coarse, scale, (32,))
+    theirs = FourierSolution.solve(OperatorDataset(inputs, outputs, place, place), SMOOTH, scale, (12,))
+    new = smooth_data.inputs[:4] + 0.1
+    expected = resample(theirs.predict(resample(new, (32,), (12,)), None), (12,), (32,))
+    np.testing.assert_allclose(ours.predict(new, None), expected, rtol=0, atol=1e-12)
+    # Between the points: the interpolant of what is said on them.
+    finer = np.arange(64)[:, None] / 64
+    np.testing.assert_allclose(ours.predict(new, finer), resample(expected, (32,), (64,)), rtol=0, atol=1e-7)
+    assert np.abs(ours.predict(smooth_data.inputs, None) - smooth_data.outputs).max() < 0.05
+
+
+def test_smooth_outputs_are_learnt_on_a_coarse_grid_and_the_place_is_found(smooth_data):
+    train, test = smooth_data.split(10, key=0)
+    operator = InfiniteWidthOperator("fourier", "matern52").fit(train)
+    assert operator.settings_.place > 0
+    own = {candidate.settings.resolution for candidate in operator.reports_[0].candidates}
+    assert (8,) in own
+    assert () in own
+    without = InfiniteWidthOperator(settings=replace(operator.settings_, place=0.0)).fit(train)
+    assert operator.score(test) < 0.7 * without.score(test)
+
+
+@pytest.mark.parametrize("resolution", [(), (10,)])
+def test_an_end_point_listed_twice_changes_nothing(smooth_data, resolution):
+    settings, scale = replace(SMOOTH, resolution=resolution), OutputScale.of(smooth_data.outputs)
+    place = np.linspace(0, 1, 33)
+    inputs, outputs = (np.c_[each, each[:, :1]] for each in (smooth_data.inputs, smooth_data.outputs))
+    listed = OperatorDataset(inputs, outputs, place, place)
+    ours = FourierSolution.solve(listed, settings, scale, (33,))
+    theirs = FourierSolution.solve(smooth_data, settings, scale, (32,))
+    for says in ("predict", "std"):
+        expected = getattr(theirs, says)(smooth_data.inputs[:3] + 0.2, None)
+        given = getattr(ours, says)(inputs[:3] + 0.2, None)
+        np.testing.assert_allclose(given, np.c_[expected, expected[:, :1]], rtol=0, atol=1e-10)
+    between = np.array([[0.01], [0.99]])
+    given = ours.predict(inputs[:3], between)
+    np.testing.assert_allclose(given, theirs.predict(smooth_data.inputs[:3], between), rtol=0, atol=1e-10)

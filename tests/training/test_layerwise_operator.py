@@ -57,9 +57,10 @@ def darcy(functions: int, seed: int, size: int = 12, contrast: float = 8.0) -> O
     return OperatorDataset(materials.reshape(functions, -1), outputs, points, points)
 
 
-def test_the_operator_equals_its_equation_written_in_loops() -> None:
+@pytest.mark.parametrize("answers_gate", [False, True])
+def test_the_operator_equals_its_equation_written_in_loops(answers_gate: bool) -> None:
     data = grid_data(5, 3)
-    operator = LayeredOperator(2, 2, ends="zero", reach=1, answer_reach=1, knots=KNOTS)
+    operator = LayeredOperator(2, 2, ends="zero", reach=1, answer_reach=1, knots=KNOTS, answers_gate=answers_gate)
     network = with_filters(operator.initialise(data, jax.random.key(0)))
     medium = np.pad(
         (data.inputs.reshape(-1, 5, 5) - data.inputs.mean()) / data.inputs.std(), ((0, 0), (1, 1), (1, 1)), "edge"
@@ -76,13 +77,16 @@ def test_the_operator_equals_its_equation_written_in_loops() -> None:
         for neuron in range(2):
             gate = np.asarray(network.gates[layer, neuron], float).reshape(3, 3)
             window = np.asarray(network.windows[layer, neuron], float).reshape(3, 3)
+            back = np.asarray(network.answer_gates[layer, neuron], float).reshape(3, 3)
+            assert np.any(back) == answers_gate
             threshold, offset = float(network.thresholds[layer, neuron]), float(network.offsets[layer, neuron])
             field, beyond = np.zeros_like(answer), np.pad(answer, ((0, 0), (1, 1), (1, 1)))
             for turn in turns:
                 for x in range(5):
                     for y in range(5):
                         seen, felt = medium[:, x : x + 3, y : y + 3], beyond[:, x : x + 3, y : y + 3]
-                        opening = np.tanh(np.sum(turn(gate) * seen, axis=(1, 2)) + threshold)
+                        opening = np.sum(turn(gate) * seen, axis=(1, 2)) + np.sum(turn(back) * felt, axis=(1, 2))
+                        opening = np.tanh(opening + threshold)
                         field[:, x, y] += opening * (np.sum(turn(window) * felt, axis=(1, 2)) + offset)
             multiplier = np.interp(position, places, np.asarray(network.filters[layer, :, neuron], float))
             correction += sines @ (multiplier * (sines @ field @ sines)) @ sines
@@ -244,3 +248,20 @@ def test_smooth_fields_on_a_line_with_free_ends_are_learnt() -> None:
     fitted = LayerwiseOperator(width=24, layers=2).fit(train)
     assert fitted.operator_.ends == "free"
     assert fitted.score(test) < 0.01
+
+
+def test_gates_that_see_the_answer_learn_a_reaction_and_a_trial_finds_that_out() -> None:
+    size, rng = 24, np.random.default_rng(3)
+    place = np.arange(1, size + 1) / (size + 1)
+    sources = 60 * rng.standard_normal((200, 4)) @ np.sin(np.pi * np.outer(np.arange(1, 5), place))
+    laplace = (size + 1) ** 2 * (2 * np.eye(size) - np.eye(size, k=1) - np.eye(size, k=-1))
+    answers = np.zeros_like(sources)
+    for row, source in enumerate(sources):
+        for _ in range(30):  # Newton's method for -s'' + s^3 = f
+            left = laplace @ answers[row] + answers[row] ** 3 - source
+            answers[row] -= np.linalg.solve(laplace + np.diag(3 * answers[row] ** 2), left)
+    train, test = OperatorDataset(sources, answers, place, place).split(40, key=0)
+    chosen = LayerwiseOperator(width=16, layers=8).fit(train)
+    assert chosen.operator_.answers_gate
+    blind = LayerwiseOperator(width=16, layers=8, answers_gate=False).fit(train)
+    assert chosen.score(test) < 0.6 * blind.score(test)

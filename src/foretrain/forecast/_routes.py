@@ -188,11 +188,11 @@ def _closed_form_route(train: OperatorDataset, report: FormReport, cost: Cost) -
     functions, points = train.outputs.shape
     if report.form == "fourier":
         # Building grows with the square of the number of functions, factorising with its cube.
-        growth = (len(train) / report.learnt_on) ** 2.5
+        growth = (len(train) / report.learnt_on) ** 2.5 * report.more_points
         size = 2 if getattr(report.settings, "reflection", 0) else 1
-        size_bytes = 16 * size * functions**2 * (points // 2 + 1) * 2
+        size_bytes = 16 * size * functions**2 * ((report.points or points) // 2 + 1) * 2
     else:
-        growth = (len(train) / report.learnt_on) ** 2
+        growth = (len(train) / report.learnt_on * report.more_points) ** 2
         size_bytes = 8 * (8 * functions**2 + 8 * points**2 + 3 * functions * points)
     return Route(
         f"closed form, {report.form}",

@@ -1,5 +1,6 @@
 """The infinitely wide operator, trained to the end in closed form."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -53,6 +54,8 @@ class FormReport:
         held_out_error: mean relative L2 error on held-out training functions, by which forms are compared: before the
             last refinement on more functions, which not every form has.
         candidates: everything tried, in order.
+        points_tried, points: how many points each candidate looked at, and how many the chosen settings are solved on;
+            0 for all.
         steps: the settings looked at after the best start, with what each gave.
         seconds: time the choice took.
         learnt_on: how many functions each candidate was fitted to.
@@ -65,6 +68,13 @@ class FormReport:
     seconds: float
     learnt_on: int
     steps: tuple[Step, ...] = ()
+    points_tried: int = 0
+    points: int = 0
+
+    @property
+    def more_points(self) -> float:
+        """How many times the points of the choice the final fit has."""
+        return self.points / self.points_tried if self.points_tried and self.points else 1.0
 
     @property
     def seconds_each(self) -> float:
@@ -192,6 +202,7 @@ class InfiniteWidthOperator:
         searches: dict[str, CoordinateSearch] = {}
         rest, check = _held_out(train, self.key)
         learn = rest.take(slice(0, LEARNT_ON))
+        points = None
         if self.form != "fourier":
             offered = self._candidates(train)
             points = enough_points(train, offered, self.key)
@@ -207,8 +218,10 @@ class InfiniteWidthOperator:
             found = search.finish() if first[form].best.error <= bar else first[form]
             seconds = sum(candidate.seconds for candidate in found.candidates)
             best = found.best
+            tried, candidates = _points_tried(found.candidates[0].settings, train, points), found.candidates
+            own = len(train.query_points)
             reports.append(
-                FormReport(form, best.settings, best.error, found.candidates, seconds, len(learn), found.steps)
+                FormReport(form, best.settings, best.error, candidates, seconds, len(learn), found.steps, tried, own)
             )
         return tuple(self._refined(report, reports, rest, check, shape) for report in reports)
 
@@ -228,7 +241,8 @@ class InfiniteWidthOperator:
             # That of the choice may be a coarse one.
             settings = replace(settings, resolution=enough_resolution(rest, shape))
         best = min(reports, key=lambda each: each.held_out_error)
-        if report is not best or len(more) <= report.learnt_on:
+        report = replace(report, points=math.prod(settings.resolution) if settings.resolution else report.points)
+        if report.form != best.form or len(more) <= report.learnt_on:
             return replace(report, settings=settings)
         started = time.perf_counter()
         settings, steps = refine_fourier(settings, more, check, shape, self.progress)
@@ -257,6 +271,13 @@ def solve_closed_form(
     if isinstance(settings, BranchTrunkSettings):
         return BranchTrunkSolution.solve(train, settings, scale)
     return FourierSolution.solve(train, settings, scale, _required_grid(train), progress)
+
+
+def _points_tried(settings: Settings, train: OperatorDataset, chosen: Array | None) -> int:
+    """How many points a candidate with these settings looked at."""
+    if isinstance(settings, FourierSettings) and settings.resolution:
+        return math.prod(settings.resolution)
+    return len(train.query_points) if isinstance(settings, FourierSettings) or chosen is None else len(chosen)
 
 
 def _held_out(train: OperatorDataset, key: int) -> tuple[OperatorDataset, OperatorDataset]:

@@ -20,6 +20,8 @@ STAGE = "fitting layers"
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 LEAST_SIZE = 1e-3
 """Of the outputs' root mean square: smaller functions weigh no more than one of this size."""
+PATIENCE = 2
+"""Layers in succession that gain too little, after which the stack ends: the next draw may do better."""
 VALUES_KEPT = 2**28
 """Of neurons' spectra in memory between fitting a layer and taking it; 1 GiB. More are computed twice."""
 
@@ -159,8 +161,8 @@ def fit_layers(
     """The network with every layer's filters at their optimum, given the layers before it.
 
     Arguments:
-        check: functions that choose each layer's ridge and end the stack with the first layer that lowers their error
-            by less than `least_gain`, a share.
+        check: functions that choose each layer's ridge and end the stack with the second layer in succession that
+            lowers their error by less than `least_gain`, a share.
         ridges: to choose from; without `check` one for each layer to be fitted.
         most: layers to fit; all by default.
     """
@@ -168,6 +170,7 @@ def fit_layers(
     learning = Progressing.of(network, learn)
     judging = None if check is None else Progressing.of(network, check)
     records = [LayerRecord(0, learning.error(), math.nan if judging is None else judging.error(), math.nan, 0.0)]
+    stale = 0
     depth = len(ridges) if judging is None else min(most or len(network.filters), len(network.filters))
     for layer in range(depth):
         equations, spectra = learning.equations(network, layer)
@@ -187,7 +190,8 @@ def fit_layers(
         before = records[-1].held_out_error
         records.append(LayerRecord(layer + 1, learning.error(), error, ridge, time.process_time() - started))
         progress(STAGE, layer + 1, depth, {"error": records[-1].train_error, "held-out error": error})
-        if error > (1 - least_gain) * before:
+        stale = stale + 1 if error > (1 - least_gain) * before else 0
+        if stale == PATIENCE:
             break
     return network, records
 

@@ -17,7 +17,8 @@ from foretrain.training._layer_fit import RIDGES, fit_layers, of_depth
 Array = np.ndarray
 NAMES = ("width", "layers", "ends", "symmetric", "reach", "answer_reach", "activation", "answers_gate", "least_gain")
 TRIAL_FUNCTIONS = 300
-TRIAL_LAYERS = 2
+TRIAL_LAYERS, GATE_TRIAL_LAYERS = 2, 5
+"""Gates that see the answer are of use once there is one."""
 FEWEST_FUNCTIONS = 10
 VALUES_FOR_EACH_UNKNOWN = 1000
 """Of a layer's filters: functions beyond that hardly change them, and layers are fitted without."""
@@ -45,7 +46,8 @@ class LayerwiseOperator:
             from at most 200 functions, judged by 100 others.
         reach, answer_reach, activation: see `LayeredOperator`.
         answers_gate: whether gates see the answer so far; by itself as such a trial says.
-        least_gain: the stack ends with the first layer that lowers the held-out error by a smaller share.
+        least_gain: the stack ends with the second layer in succession that lowers the held-out error by a smaller
+            share.
         held_out: share of the training functions that choose; at least one of ten functions.
         key: of the random windows and of the functions held out; the same key gives the same operator.
         progress: called after every layer.
@@ -137,7 +139,9 @@ class LayerwiseOperator:
         ways = [True, False] if self.symmetric == "auto" else [self.symmetric]
         operator = self._best([replace(operator, symmetric=way) for way in ways], train, order)
         gates = [False, True] if self.answers_gate == "auto" else [self.answers_gate]
-        self.operator_ = self._best([replace(operator, answers_gate=each) for each in gates], train, order)
+        self.operator_ = self._best(
+            [replace(operator, answers_gate=each) for each in gates], train, order, GATE_TRIAL_LAYERS
+        )
         drawn = self.operator_.initialise(train, jax.random.key(self.key))
         _, self.records_ = fit_layers(
             drawn, _part(train, learn[:enough]), _part(train, check), RIDGES, self.least_gain, self.progress
@@ -176,7 +180,13 @@ class LayerwiseOperator:
         """Mean relative L2 error on the test functions (smaller is better, unlike scikit-learn's R^2)."""
         return mean_relative_error(self.predict(test.inputs, test.query_points), test.outputs)
 
-    def _best(self, operators: list[LayeredOperator], train: OperatorDataset, order: np.ndarray) -> LayeredOperator:
+    def _best(
+        self,
+        operators: list[LayeredOperator],
+        train: OperatorDataset,
+        order: np.ndarray,
+        layers: int = TRIAL_LAYERS,
+    ) -> LayeredOperator:
         """The one whose first layers do best on held-out functions."""
         if len(operators) == 1:
             return operators[0]
@@ -186,7 +196,7 @@ class LayerwiseOperator:
         errors = []
         for operator in operators:
             drawn = operator.initialise(train, jax.random.key(self.key))
-            errors.append(fit_layers(drawn, learn, check, most=TRIAL_LAYERS)[1][-1].held_out_error)
+            errors.append(fit_layers(drawn, learn, check, most=layers)[1][-1].held_out_error)
         return operators[int(np.argmin(errors))]
 
 
