@@ -18,7 +18,7 @@ def markdown(results: list[Result], easy: dict[str, str], watts: float, header: 
     groups = {name: [result for result in results if result["problem"] == name] for name in problems}
     lines = [header, "", "Best of this project beside the best of the others", ""]
     lines += [
-        "| problem | this project | the best other | FNO's time to the same error | bars |",
+        "| problem | this project | the best other | time of an FNO, and of this project, to the same error | bars |",
         "|---|---|---|---|---|",
         *(verdict(name, group, easy.get(name, "")) for name, group in groups.items()),
     ]
@@ -61,18 +61,22 @@ def verdict(name: str, group: list[Result], easy: str) -> str:
 
 
 def beside_fno(best: Result, group: list[Result]) -> tuple[bool, str]:
-    """Whether an FNO takes ten times as long to the same error, and what it does."""
+    """Whether an FNO takes ten times as long to the same error, and what it does.
+
+    Where no FNO gets to this project's best error, the comparison is at the least error of an FNO, which flatters it:
+    the seconds are those of this project's quickest method that has no more, and the share an upper limit.
+    """
     fnos = [result for result in group if result["method"].startswith("fno")]
     if not fnos:
         return False, "no FNO"
-    reached = [time_to(best["best_error_percent"], fno) for fno in fnos]
-    seconds = min(reached)
-    if math.isinf(seconds):
-        least = min(fno["best_error_percent"] for fno in fnos)
-        spent = max(fno["processor_seconds"] for fno in fnos)
-        return True, f"not reached ({least:.3g} % after {spent:,.0f} s)"
-    ratio = best["processor_seconds"] / seconds
-    return ratio <= SHARE_OF_TIME, f"{seconds:,.0f} s, this project {ratio:.2g} of it"
+    least = min(fno["best_error_percent"] for fno in fnos)
+    target = max(least, best["best_error_percent"])
+    seconds = min(time_to(target, fno) for fno in fnos)
+    enough = [result for result in group if result["ours"] and result["best_error_percent"] <= target]
+    quickest = min(enough, key=lambda result: result["processor_seconds"])
+    share = quickest["processor_seconds"] / seconds
+    words = f"{seconds:,.0f} s to {target:.3g} %; {quickest['method']} {quickest['processor_seconds']:,.0f} s, "
+    return share <= SHARE_OF_TIME, words + f"{'at most ' if target == least else ''}{share:.2g} of it"
 
 
 def time_to(error: float, result: Result) -> float:

@@ -22,6 +22,7 @@ def brief(monkeypatch):
     monkeypatch.setattr(_reproduce, "SAMPLED_SETTINGS", {"relu": small})
 
 
+@pytest.mark.slow
 def test_a_reproduction_leaves_its_figures_and_its_page(call, folder, brief):
     outcome = call("reproduce two-timescale --seeds 1 --key 3 --json")
     assert outcome.code == 0, outcome

@@ -76,6 +76,7 @@ def test_pruning_leaves_out_the_neurons_that_say_nothing(circle):
     np.testing.assert_allclose(smaller(circle.inputs), network(circle.inputs), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_students_of_a_network_of_their_own_form_come_close_to_it_and_each_stage_says_how_close(known, measure):
     network, data = known
     lessons, check = data.split(test=40, key=0)

@@ -188,7 +188,9 @@ def test_layers_learn_darcy_flow_where_the_closed_form_without_windows_does_not(
 
 def test_the_same_key_gives_the_same_operator_and_parameters_come_back() -> None:
     train = darcy(40, 0, size=8)
-    one, other = (LayerwiseOperator(width=4, layers=2, symmetric=True, key=5).fit(train) for _ in range(2))
+    one, other = (
+        LayerwiseOperator(width=4, layers=2, symmetric=True, answers_gate=False, key=5).fit(train) for _ in range(2)
+    )
     np.testing.assert_array_equal(one.predict(train.inputs), other.predict(train.inputs))
     assert LayerwiseOperator(**one.get_params()).get_params() == one.get_params()
     assert one.set_params(width=7).width == 7
@@ -202,10 +204,11 @@ def test_outermost_nodes_of_nearly_zero_outputs_are_the_boundary_and_keep_their_
     points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     inputs = np.pad(data.inputs.reshape(-1, 8, 8), ((0, 0), (1, 0), (1, 0)), "edge").reshape(30, -1)
     framed_data = OperatorDataset(inputs, framed.reshape(30, -1), points, points)
-    fitted = LayerwiseOperator(width=8, layers=3, symmetric=True).fit(framed_data)
+    plainly = {"width": 8, "layers": 3, "symmetric": True, "answers_gate": False}
+    fitted = LayerwiseOperator(**plainly).fit(framed_data)
     np.testing.assert_allclose(fitted.predict(inputs).reshape(-1, 9, 9)[:, 0], 1e-4, rtol=1e-5)
     # The boundary on the grid is the one that the plain grid leaves out.
-    plain = LayerwiseOperator(width=8, layers=3, ends="zero", symmetric=True).fit(data)
+    plain = LayerwiseOperator(**plainly, ends="zero").fit(data)
     inner = fitted.predict(inputs).reshape(-1, 9, 9)[:, 1:, 1:].reshape(30, -1)
     errors = [mean_relative_error(values, data.outputs) for values in (inner, plain.predict(data.inputs))]
     assert errors[0] == pytest.approx(errors[1], rel=0.2)
@@ -226,7 +229,7 @@ def test_what_does_not_fit_is_said_in_one_line() -> None:
     scattered = np.random.default_rng(0).random((64, 2))
     with pytest.raises(DataError, match="regular grid"):
         LayerwiseOperator().fit(replace(train, sensor_points=scattered, query_points=scattered))
-    fitted = LayerwiseOperator(width=2, layers=1, symmetric=True).fit(train)
+    fitted = LayerwiseOperator(width=2, layers=1, symmetric=True, answers_gate=False).fit(train)
     with pytest.raises(DataError, match="64 sensors"):
         fitted.predict(train.inputs[:, :5])
     with pytest.raises(ForetrainError, match="expected one of width"):
@@ -250,6 +253,7 @@ def test_smooth_fields_on_a_line_with_free_ends_are_learnt() -> None:
     assert fitted.score(test) < 0.01
 
 
+@pytest.mark.slow
 def test_gates_that_see_the_answer_learn_a_reaction_and_a_trial_finds_that_out() -> None:
     size, rng = 24, np.random.default_rng(3)
     place = np.arange(1, size + 1) / (size + 1)

@@ -27,6 +27,7 @@ from foretrain.tangent._fourier_settings import FourierSettings
 
 Array = np.ndarray
 TILE_ENTRIES = 4_000_000
+LARGEST_TILE = 128
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,8 @@ class FourierKernel:
         With `symmetric` (left and right the same functions) only tiles on and below the diagonal are computed.
         """
         points = self.points
-        largest = max(1, int((TILE_ENTRIES / points) ** 0.5))
-        tile, width = _even_tile(len(left.variances), largest), _even_tile(len(right.variances), largest)
+        largest = max(1, min(LARGEST_TILE, int((TILE_ENTRIES / points) ** 0.5)))
+        tile, width = _tile_size(len(left.variances), largest), _tile_size(len(right.variances), largest)
         starts_left = range(0, len(left.variances), tile)
         starts_right = range(0, len(right.variances), width)
         pairs = [(i, j) for i in starts_left for j in starts_right if not symmetric or j <= i]
@@ -234,9 +235,12 @@ class FourierKernel:
         return blocks
 
 
-def _even_tile(functions: int, largest: int) -> int:
-    """A tile size, at most `largest`, that leaves little padding in the last tile."""
-    return -(-functions // -(-functions // largest))
+def _tile_size(functions: int, largest: int) -> int:
+    """`largest`, or a half, a quarter, ... of it that still holds all functions: few sizes, so few compilations."""
+    size = largest
+    while size >= 2 * functions:
+        size //= 2
+    return size
 
 
 def _padded(values: Array, size: int) -> Array:

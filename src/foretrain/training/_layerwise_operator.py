@@ -34,8 +34,8 @@ class LayerwiseOperator:
     function weighted for its relative error. Each layer is a shallow operator, of the input and of the answer so far.
     Made for rough coefficients, where the answer obeys a local law that a few layers find: Darcy flow, two materials.
 
-    Held-out functions choose each layer's ridge and the number of layers; all layers are then fitted to all functions,
-    or to as many as have a thousand values for each number of a layer's.
+    Held-out functions choose each layer's ridge and the number of layers. All layers are then fitted again, to all
+    functions, unless there were more than a layer needs, a thousand values for each of its numbers.
 
     Arguments:
         width: m, neurons of a layer; layers: how many at most.
@@ -143,14 +143,14 @@ class LayerwiseOperator:
             [replace(operator, answers_gate=each) for each in gates], train, order, GATE_TRIAL_LAYERS
         )
         drawn = self.operator_.initialise(train, jax.random.key(self.key))
-        _, self.records_ = fit_layers(
+        fitted, self.records_ = fit_layers(
             drawn, _part(train, learn[:enough]), _part(train, check), RIDGES, self.least_gain, self.progress
         )
         # The last layer may have raised the error.
         depth = max(1, int(np.argmin([record.held_out_error for record in self.records_])))
         self.ridges_ = [record.ridge for record in self.records_[1 : depth + 1]]
-        everyone = _part(train, order[: enough + judges])
-        fitted, _ = fit_layers(drawn, everyone, None, self.ridges_, progress=self.progress)
+        if len(learn) < enough:
+            fitted, _ = fit_layers(drawn, train, None, self.ridges_, progress=self.progress)
         self.network_ = of_depth(fitted, depth)
         self.operator_ = replace(self.operator_, layers=depth)
         self.trained_numbers_ = math.prod(self.network_.filters.shape)
