@@ -11,6 +11,8 @@ from foretrain.deployment import OnnxPackager
 from foretrain.problems import darcy
 from foretrain.tangent import SymmetryGroup, grid_symmetries
 
+pytestmark = pytest.mark.slow
+
 LIGHT = {"package": OnnxPackager(latency_repeats=3), "evaluations": 20}
 
 

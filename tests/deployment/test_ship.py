@@ -88,6 +88,7 @@ def test_no_shipped_file_exceeds_a_random_budget_silently(parts, draw, tmp_path)
     assert budget.excess(0.0, stored_numbers(file), len(file), 0.0) == ""
 
 
+@pytest.mark.slow
 def test_trust_gives_way_where_no_student_would_fit_beside_it(parts):
     with pytest.raises(BudgetTooSmall) as refused:
         shipped(parts, Budget(numbers=300))

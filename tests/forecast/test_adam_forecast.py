@@ -64,7 +64,7 @@ def trained(weights, inputs, points, target, optimiser, steps, loss_scale=1.0, r
     return weights, state, np.array(losses)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("weight_decay", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_the_stage_is_the_recurrence_with_a_dense_jacobian(weight_decay):
     with jax.enable_x64(True):
         weights, inputs, points, target = drawn(7, dtype=jnp.float64)
@@ -124,7 +124,7 @@ def test_dependent_starts_and_invariant_spaces_add_nothing():
     np.testing.assert_allclose(np.sort(space.projected()[0]), [1, 2, 3], atol=1e-12)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("weight_decay", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
 def test_a_short_forecast_is_what_optax_then_does(weight_decay):
     weights, inputs, points, target = drawn(32)
     schedule = optax.linear_schedule(1e-3, 2e-4, 600)

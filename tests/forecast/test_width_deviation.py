@@ -112,6 +112,7 @@ def test_deviations_are_led_on_along_the_root_of_the_number_of_functions():
         np.testing.assert_allclose(seen(25)["drawn weights"] + more, seen(wanted)["drawn weights"], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_pilots_of_two_sizes_tell_the_deviation_on_more_functions():
     data = burgers(samples=480, resolution=16, time_steps=50)
     model, marks = ShallowOperator(256, 2), np.array([0, 10, 100, 300])

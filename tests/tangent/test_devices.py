@@ -24,6 +24,8 @@ from foretrain.tangent import (
     _empirical,
 )
 
+pytestmark = pytest.mark.slow
+
 DEVICES = 8
 DOUBLE = 1e-10
 SINGLE = 1e-5 if jax.default_backend() == "cpu" else 1e-4
