@@ -242,6 +242,15 @@ def test_the_logarithm_of_a_positive_medium_is_found():
     assert operator.score(test) < 0.01
 
 
+def test_one_function_that_is_not_positive_rules_the_logarithm_out():
+    data, _ = medium(60)
+    for row in (0, 59):
+        inputs = data.inputs.copy()
+        inputs[row, 0] = -0.1
+        operator = InfiniteWidthOperator("branch-trunk", "erf", symmetries=()).fit(replace(data, inputs=inputs))
+        assert not any(candidate.settings.logarithm for candidate in operator.reports_[0].candidates)
+
+
 SMOOTH = FourierSettings("matern52", 1.0, 1.0, 1.0, 0.3, ridge=1e-4, place=0.3)
 
 

@@ -32,6 +32,7 @@ from foretrain.tangent._selection import (
     Step,
     enough_points,
     enough_resolution,
+    is_medium,
     refine_fourier,
     select_branch_trunk,
     select_fourier,
@@ -87,9 +88,9 @@ class InfiniteWidthOperator:
 
         G(u)(y) = Theta((u, y), train) Theta(train, train)^{-1} Z
 
-    Two forms: *branch-trunk* (the shallow operator; any points) and *fourier* (translation-equivariant; one periodic
-    grid for inputs and outputs). With "auto", forms and hyper-parameters are compared on held-out training functions,
-    which the final fit then uses as well.
+    Two forms: *branch-trunk* (the shallow operator; any points) and *fourier* (one periodic grid for inputs and
+    outputs; translation-equivariant, or with biases that vary with the place). With "auto", forms and hyper-parameters
+    are compared on held-out training functions, which the final fit then uses as well.
 
     Arguments:
         form: "branch-trunk", "fourier" or "auto".
@@ -160,7 +161,8 @@ class InfiniteWidthOperator:
 
         Raises:
             ForetrainError: before `fit`.
-            DataError: inputs of another number of sensors, or points of another dimension, than the training data's.
+            DataError: inputs of another number of sensors, or points of another dimension, than the training data's;
+                values that are not positive where the settings take their logarithm.
         """
         solution = self._fitted()
         return solution.predict(*_as_trained(solution.train, inputs, points), self.progress)
@@ -206,7 +208,9 @@ class InfiniteWidthOperator:
         if self.form != "fourier":
             offered = self._candidates(train)
             points = enough_points(train, offered, self.key)
-            offer = learn, check, self.activation, offered, points, self.progress
+            # Of all functions: the final fit takes the logarithm of those that nothing was tried on, too.
+            positive = is_medium(train.inputs)
+            offer = learn, check, self.activation, offered, points, positive, self.progress
             searches["branch-trunk"] = select_branch_trunk(*offer)
         if shape is not None and self.form != "branch-trunk":
             searches["fourier"] = select_fourier(learn, check, shape, self.activation, self.progress)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse.csgraph
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from foretrain._foundation import ForetrainError, Progress
 from foretrain.data import (
@@ -165,6 +165,11 @@ def climb(
     return settings, tuple(steps)
 
 
+def is_medium(inputs: Float[Array, "functions sensors"]) -> bool:
+    """Whether all inputs are positive, and spread enough for their logarithm to differ from them."""
+    return bool(0 < np.min(inputs) < np.max(inputs) / SPREAD)
+
+
 def _held_out_error(solve: Callable[[], Any], inputs: Array, outputs: Array) -> float:
     try:
         solution = solve()
@@ -184,6 +189,7 @@ def select_branch_trunk(
     activation: str,
     symmetries: tuple[Symmetry, ...],
     points: Int[Array, " some"] | None,
+    positive: bool,
     progress: Progress,
 ) -> CoordinateSearch:
     """Activation, scales, symmetries, priors of the input weights, depth and ridge of the branch-trunk form.
@@ -191,6 +197,7 @@ def select_branch_trunk(
     Arguments:
         symmetries: those worth testing.
         points: numbers of the query points to look at, by default all.
+        positive: whether the logarithm of the inputs is tried as well.
     """
     scale = OutputScale.of(learn.outputs)
     wanted = check.outputs if points is None else check.outputs[:, points]
@@ -201,8 +208,7 @@ def select_branch_trunk(
     names = ("relu", "erf", "relu2", "matern52") if activation == "auto" else (activation,)
     trunk = "relu" if activation == "auto" else activation
     # A positive medium is more often seen rightly by its logarithm.
-    least, largest = np.min(learn.inputs), np.max(learn.inputs)
-    ways = (False, True) if 0 < least < largest / SPREAD else (False,)
+    ways = (False, True) if positive else (False,)
     starts = [
         BranchTrunkSettings(name, trunk, norm, logarithm=way) for way in ways for name in names for norm in (0.5, 2.0)
     ]

@@ -15,7 +15,18 @@ from foretrain.models import Ends, LayeredOperator, boundary_nodes
 from foretrain.training._layer_fit import RIDGES, fit_layers, of_depth
 
 Array = np.ndarray
-NAMES = ("width", "layers", "ends", "symmetric", "reach", "answer_reach", "activation", "answers_gate", "least_gain")
+NAMES = (
+    "width",
+    "layers",
+    "ends",
+    "symmetric",
+    "reach",
+    "answer_reach",
+    "activation",
+    "answers_gate",
+    "least_gain",
+    "held_out",
+)
 TRIAL_FUNCTIONS = 300
 TRIAL_LAYERS, GATE_TRIAL_LAYERS = 2, 5
 """Gates that see the answer are of use once there is one."""
@@ -45,7 +56,7 @@ class LayerwiseOperator:
         symmetric: whether the operator keeps all symmetries of the box; by itself as a trial says: two layers, learning
             from at most 200 functions, judged by 100 others.
         reach, answer_reach, activation: see `LayeredOperator`.
-        answers_gate: whether gates see the answer so far; by itself as such a trial says.
+        answers_gate: whether gates see the answer so far; by itself as such a trial of five layers says.
         least_gain: the stack ends with the second layer in succession that lowers the held-out error by a smaller
             share.
         held_out: share of the training functions that choose; at least one of ten functions.
@@ -94,7 +105,7 @@ class LayerwiseOperator:
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's arguments (scikit-learn's convention)."""
-        return {name: getattr(self, name) for name in (*NAMES, "held_out", "key", "progress")}
+        return {name: getattr(self, name) for name in (*NAMES, "key", "progress")}
 
     def set_params(self, **params: Any) -> "LayerwiseOperator":
         """Changes constructor arguments; takes effect at the next `fit`."""
